@@ -1,0 +1,102 @@
+// The narrow interface through which the engine reaches an inference library. backend_llama.cpp implements it; tests
+// implement it with a fake.
+#pragma once
+
+#include "options.h"
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace gge {
+
+struct Device {
+    gge_device_kind kind = GGE_DEVICE_CPU;
+    int32_t index = 0; // among its kind
+    std::string name;  // "cpu", "cuda:0"
+    std::string description;
+    int64_t memory_total = 0;
+    int64_t memory_free = 0;
+};
+
+// What a model file says of itself.
+struct ModelFacts {
+    std::string path;
+    std::string architecture;
+    std::string name;
+    std::string quantization;
+    std::string tokenizer;
+    std::vector<std::pair<std::string, std::string>> metadata;
+    gge_pooling pooling = GGE_POOLING_DEFAULT; // DEFAULT = the file does not say
+    Attention attention = Attention::causal;
+    bool has_cache = true;
+    bool has_state = false; // recurrent or hybrid: memory grows with the number of sequences
+    bool has_tokenizer = true;
+    int32_t n_embd = 0;
+    int32_t n_layer = 0;
+    int32_t n_ctx_train = 0;
+    int32_t n_vocab = 0;
+    int32_t token_bos = -1;
+    int32_t token_eos = -1;
+    int32_t token_sep = -1;
+    int32_t token_pad = -1;
+    int32_t n_gpu_layers = 0;
+    int64_t n_params = 0;
+    int64_t tensor_bytes = 0;
+    int64_t file_bytes = 0;
+};
+
+struct SessionOptions {
+    int64_t n_ctx = 0;    // positions that one sequence may have, and cells of the cache
+    int64_t n_ubatch = 0; // tokens per compute()
+    int64_t n_seq_max = 0;
+    int32_t n_threads = 1;
+    AttentionChoice attention = AttentionChoice::from_file;
+    FlashAttention flash_attention = FlashAttention::automatic;
+};
+
+// The tokens of one micro-batch, sequence after sequence. All vectors have the same size.
+struct TokenBatch {
+    std::vector<int32_t> ids;
+    std::vector<int32_t> positions; // from 0 in each sequence
+    std::vector<int32_t> sequences; // 0..k-1
+};
+
+// Compute state. Used by one thread at a time.
+class BackendSession {
+public:
+    virtual ~BackendSession() = default;
+
+    // Forgets all sequences. wipe also clears the values that the cache holds.
+    virtual void reset(bool wipe) = 0;
+
+    // Runs a batch and returns its token rows: [n_tokens, n_embd], valid until the next call. A sequence that goes on
+    // from the call before it needs a cache. Stops early with GGE_E_ABORTED when abort becomes true.
+    virtual const float *compute(const TokenBatch &batch, const std::atomic<bool> &abort) = 0;
+};
+
+// Weights and vocabulary; immutable, for any number of threads.
+class BackendModel {
+public:
+    virtual ~BackendModel() = default;
+    virtual const ModelFacts &facts() const noexcept = 0;
+
+    // Appends the token ids of text (valid UTF-8, at most INT32_MAX bytes). add_special puts the vocabulary's own BOS,
+    // EOS, CLS and SEP around them.
+    virtual void tokenize(std::string_view text, bool add_special, bool parse_special,
+                          std::vector<int32_t> &ids) const = 0;
+
+    virtual std::unique_ptr<BackendSession> open(const SessionOptions &options) const = 0;
+};
+
+// llama.cpp's devices: the GPUs first, the CPU last.
+std::vector<Device> llama_devices();
+
+// device: one of llama_devices().
+std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const Device &device,
+                                               const LoadOptions &options);
+
+} // namespace gge

@@ -1,0 +1,563 @@
+// llama.cpp behind backend.h. The only file that includes llama.h.
+//
+// Upstream checks its own assumptions with GGML_ASSERT, which ends the process. Every limit that we know of is checked
+// before upstream is called. For the rest, most of all for damaged files, a shield turns an assertion on the calling
+// thread into an exception (docs/adr/0003), and a model that loads has to pass a first forward pass on that thread
+// before it is handed out, so that a file whose graph cannot be built or run is an error of loading.
+#include "backend.h"
+
+#include "log.h"
+
+#include <ggml-backend.h>
+#include <ggml-cpu.h>
+#include <llama.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <stdexcept>
+
+namespace gge {
+namespace {
+
+// ---------------------------------------------------------------- upstream's process-wide state
+
+thread_local int t_shield_depth = 0;
+
+// While it lives, a failed upstream assertion on this thread throws std::runtime_error instead of ending the process.
+class Shield {
+public:
+    Shield() noexcept { ++t_shield_depth; }
+    ~Shield() { --t_shield_depth; }
+    Shield(const Shield &) = delete;
+    Shield &operator=(const Shield &) = delete;
+};
+
+void on_upstream_abort(const char *message) {
+    log_line(GGE_LOG_ERROR, message);
+    if (t_shield_depth > 0) {
+        throw std::runtime_error(std::string("llama.cpp: ") + message);
+    }
+}
+
+void on_upstream_log(ggml_log_level level, const char *text, void *) {
+    if (level >= GGML_LOG_LEVEL_DEBUG && level <= GGML_LOG_LEVEL_ERROR) {
+        log_line(static_cast<gge_log_level>(level), text);
+    }
+}
+
+// The compiled kernels use these instructions without asking, so ask before the first one runs.
+void check_cpu() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    struct Feature {
+        const char *name;
+        bool compiled;
+        bool present;
+    };
+    const std::array<Feature, 8> features = {{
+        {"AVX", ggml_cpu_has_avx() != 0, __builtin_cpu_supports("avx") != 0},
+        {"AVX2", ggml_cpu_has_avx2() != 0, __builtin_cpu_supports("avx2") != 0},
+        {"FMA", ggml_cpu_has_fma() != 0, __builtin_cpu_supports("fma") != 0},
+        {"BMI2", ggml_cpu_has_bmi2() != 0, __builtin_cpu_supports("bmi2") != 0},
+        {"AVX-512", ggml_cpu_has_avx512() != 0, __builtin_cpu_supports("avx512f") != 0},
+        {"AVX-512 VBMI", ggml_cpu_has_avx512_vbmi() != 0, __builtin_cpu_supports("avx512vbmi") != 0},
+        {"AVX-512 VNNI", ggml_cpu_has_avx512_vnni() != 0, __builtin_cpu_supports("avx512vnni") != 0},
+        {"AVX-512 BF16", ggml_cpu_has_avx512_bf16() != 0, __builtin_cpu_supports("avx512bf16") != 0},
+    }};
+    for (const Feature &feature : features) {
+        if (feature.compiled && !feature.present) {
+            throw Error(GGE_E_UNSUPPORTED, std::string("this build of ggembed needs a CPU with ") + feature.name +
+                                               "; build it on this machine, or with GGEMBED_CPU=baseline");
+        }
+    }
+#endif
+}
+
+void init_upstream() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        check_cpu();
+        ggml_set_abort_callback(on_upstream_abort);
+        llama_log_set(on_upstream_log, nullptr);
+        llama_backend_init();
+    });
+}
+
+// Upstream reports failures as a null pointer and log lines; the lines tell what kind of failure it was.
+Error upstream_error(gge_status fallback, const std::string &what, const ErrorLines &lines) {
+    std::string text = lines.text("no reason given");
+    const std::string marker = "error loading model: ";
+    if (const size_t at = text.find(marker); at != std::string::npos) {
+        text = text.substr(at + marker.size());
+        text = text.substr(0, text.find("; "));
+    }
+    const auto says = [&](const char *word) { return text.find(word) != std::string::npos; };
+    const bool memory = says("allocate") || says("bad_alloc") || says("out of memory");
+    return {memory ? GGE_E_MEMORY : fallback, what + ": " + text};
+}
+
+// ---------------------------------------------------------------- devices
+
+struct UpstreamDevice {
+    Device device;
+    ggml_backend_dev_t handle;
+};
+
+std::vector<UpstreamDevice> find_devices() {
+    init_upstream();
+    std::vector<UpstreamDevice> gpus;
+    std::vector<UpstreamDevice> cpus;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        ggml_backend_dev_t handle = ggml_backend_dev_get(i);
+        const auto type = ggml_backend_dev_type(handle);
+        const std::string reg = ggml_backend_reg_name(ggml_backend_dev_backend_reg(handle));
+        Device d;
+        std::string prefix;
+        if (type == GGML_BACKEND_DEVICE_TYPE_CPU) {
+            d.kind = GGE_DEVICE_CPU;
+        } else if (type != GGML_BACKEND_DEVICE_TYPE_GPU && type != GGML_BACKEND_DEVICE_TYPE_IGPU) {
+            continue; // helpers of the CPU
+        } else if (reg == "CUDA") {
+            d.kind = GGE_DEVICE_CUDA;
+            prefix = "cuda:";
+        } else if (reg == "MTL" || reg == "Metal") {
+            d.kind = GGE_DEVICE_METAL;
+            prefix = "metal:";
+        } else {
+            d.kind = GGE_DEVICE_OTHER;
+            prefix = reg + ":";
+        }
+        auto &list = prefix.empty() ? cpus : gpus;
+        for (const auto &other : list) {
+            d.index += other.device.name.compare(0, prefix.size(), prefix) == 0 ? 1 : 0;
+        }
+        d.name = prefix.empty() ? "cpu" : prefix + std::to_string(d.index);
+        d.description = ggml_backend_dev_description(handle);
+        size_t free = 0;
+        size_t total = 0;
+        ggml_backend_dev_memory(handle, &free, &total);
+        d.memory_free = static_cast<int64_t>(free);
+        d.memory_total = static_cast<int64_t>(total);
+        list.push_back({std::move(d), handle});
+    }
+    gpus.insert(gpus.end(), cpus.begin(), cpus.end());
+    return gpus;
+}
+
+// ---------------------------------------------------------------- session
+
+struct FreeContext {
+    void operator()(llama_context *p) const noexcept { llama_free(p); }
+};
+struct FreeThreadpool {
+    void operator()(ggml_threadpool *p) const noexcept { ggml_threadpool_free(p); }
+};
+struct FreeModel {
+    void operator()(llama_model *p) const noexcept { llama_model_free(p); }
+};
+
+bool uses_encode(const llama_model *model) {
+    return llama_model_has_encoder(model);
+}
+
+class LlamaSession final : public BackendSession {
+public:
+    LlamaSession(llama_model *model, const SessionOptions &options) : uses_encode_(uses_encode(model)) {
+        llama_context_params p = llama_context_default_params();
+        p.n_ctx = static_cast<uint32_t>(options.n_ctx);
+        p.n_batch = static_cast<uint32_t>(options.n_ubatch);
+        p.n_ubatch = static_cast<uint32_t>(options.n_ubatch);
+        p.n_seq_max = static_cast<uint32_t>(options.n_seq_max);
+        p.n_threads = options.n_threads;
+        p.n_threads_batch = options.n_threads;
+        p.pooling_type = LLAMA_POOLING_TYPE_NONE;
+        p.attention_type = options.attention == AttentionChoice::causal          ? LLAMA_ATTENTION_TYPE_CAUSAL
+                           : options.attention == AttentionChoice::bidirectional ? LLAMA_ATTENTION_TYPE_NON_CAUSAL
+                                                                                 : LLAMA_ATTENTION_TYPE_UNSPECIFIED;
+        p.flash_attn_type = options.flash_attention == FlashAttention::on    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
+                            : options.flash_attention == FlashAttention::off ? LLAMA_FLASH_ATTN_TYPE_DISABLED
+                                                                             : LLAMA_FLASH_ATTN_TYPE_AUTO;
+        p.embeddings = true;
+        p.no_perf = true;
+        p.kv_unified = true; // otherwise every sequence gets an equal share of the context
+        p.abort_callback = [](void *self) {
+            const auto *abort = static_cast<const LlamaSession *>(self)->abort_;
+            return abort != nullptr && abort->load(std::memory_order_relaxed);
+        };
+        p.abort_callback_data = this;
+
+        const ErrorLines lines;
+        const Shield shield;
+        context_.reset(llama_init_from_model(model, p));
+        if (!context_) {
+            throw upstream_error(GGE_E_FORMAT, "the compute state cannot be made", lines);
+        }
+        n_ubatch_ = llama_n_ubatch(context_.get());
+        if (options.n_threads > 1) {
+            ggml_threadpool_params params = ggml_threadpool_params_default(options.n_threads);
+            threadpool_.reset(ggml_threadpool_new(&params));
+            if (!threadpool_) {
+                throw Error(GGE_E_MEMORY, "cannot start " + std::to_string(options.n_threads) + " threads");
+            }
+            llama_attach_threadpool(context_.get(), threadpool_.get(), threadpool_.get());
+        }
+    }
+
+    bool has_cache() const { return !uses_encode_ && llama_get_memory(context_.get()) != nullptr; }
+    bool is_causal() const { return has_cache() && llama_get_causal_attn(context_.get()); }
+
+    void reset(bool wipe) override {
+        if (llama_memory_t memory = llama_get_memory(context_.get())) {
+            llama_memory_clear(memory, wipe);
+        }
+    }
+
+    const float *compute(const TokenBatch &batch, const std::atomic<bool> &abort) override {
+        const size_t n = batch.ids.size();
+        if (n == 0 || n > n_ubatch_) {
+            throw Error(GGE_E_INTERNAL, "a micro-batch has " + std::to_string(n) + " tokens, the compute state takes 1 to " +
+                                            std::to_string(n_ubatch_));
+        }
+        ids_ = batch.ids;
+        positions_ = batch.positions;
+        sequences_ = batch.sequences;
+        n_sequences_.assign(n, 1);
+        output_.assign(n, 1);
+        sequence_of_.resize(n);
+        for (size_t i = 0; i < n; ++i) {
+            sequence_of_[i] = &sequences_[i];
+        }
+        llama_batch b{};
+        b.n_tokens = static_cast<int32_t>(n);
+        b.token = ids_.data();
+        b.pos = positions_.data();
+        b.n_seq_id = n_sequences_.data();
+        b.seq_id = sequence_of_.data();
+        b.logits = output_.data();
+
+        const ErrorLines lines;
+        abort_ = &abort;
+        const int32_t code = run(b);
+        abort_ = nullptr;
+        if (code != 0) {
+            throw code == 2    ? Error(GGE_E_ABORTED, "aborted")
+            : code == -2 ? Error(GGE_E_MEMORY, "no memory for " + std::to_string(n) + " tokens: " + lines.text("no reason given"))
+                         : upstream_error(GGE_E_INTERNAL, "llama.cpp failed with code " + std::to_string(code), lines);
+        }
+        const float *rows = llama_get_embeddings(context_.get());
+        if (rows == nullptr) {
+            throw Error(GGE_E_UNSUPPORTED, "llama.cpp computes no embeddings for this architecture");
+        }
+        return rows;
+    }
+
+private:
+    int32_t run(const llama_batch &b) {
+        const Shield shield;
+        try {
+            const int32_t code = uses_encode_ ? llama_encode(context_.get(), b) : llama_decode(context_.get(), b);
+            if (code == 0) {
+                llama_synchronize(context_.get());
+            }
+            return code;
+        } catch (const std::exception &e) {
+            // An assertion in the middle of a graph leaves the pool's other threads at a barrier, where freeing would
+            // wait for them for ever.
+            static_cast<void>(context_.release());
+            static_cast<void>(threadpool_.release());
+            abort_ = nullptr;
+            throw Error(GGE_E_INTERNAL, e.what());
+        }
+    }
+
+    const bool uses_encode_;
+    const std::atomic<bool> *abort_ = nullptr; // set while computing
+    size_t n_ubatch_ = 0;
+    std::vector<llama_token> ids_;
+    std::vector<llama_pos> positions_;
+    std::vector<llama_seq_id> sequences_;
+    std::vector<int32_t> n_sequences_;
+    std::vector<llama_seq_id *> sequence_of_;
+    std::vector<int8_t> output_;
+    std::unique_ptr<ggml_threadpool, FreeThreadpool> threadpool_; // outlives the context
+    std::unique_ptr<llama_context, FreeContext> context_;
+};
+
+// ---------------------------------------------------------------- model
+
+gge_pooling read_pooling(const std::string &value) {
+    static const std::array<gge_pooling, 5> known = {GGE_POOLING_NONE, GGE_POOLING_MEAN, GGE_POOLING_CLS,
+                                                     GGE_POOLING_LAST, GGE_POOLING_RANK};
+    for (size_t i = 0; i < known.size(); ++i) {
+        if (value == std::to_string(i)) {
+            return known[i];
+        }
+    }
+    throw Error(GGE_E_FORMAT, "the file's pooling type is " + value + ", known are 0 to 4");
+}
+
+class LlamaModel final : public BackendModel {
+public:
+    LlamaModel(const std::string &path, std::unique_ptr<llama_model, FreeModel> model) : model_(std::move(model)) {
+        facts_.path = path;
+        read_metadata();
+        read_vocabulary();
+        read_shape();
+        try_out();
+    }
+
+    const ModelFacts &facts() const noexcept override { return facts_; }
+    ModelFacts &facts() noexcept { return facts_; }
+
+    void tokenize(std::string_view text, bool add_special, bool parse_special, std::vector<int32_t> &ids) const override {
+        // A token stands for at least one byte, but for the special ones and the space that some vocabularies put in
+        // front; normalisation can lengthen a text, so upstream's own count decides.
+        const size_t begin = ids.size();
+        const Shield shield;
+        const auto run = [&](size_t room) {
+            ids.resize(begin + room);
+            return llama_tokenize(vocab(), text.data(), static_cast<int32_t>(text.size()), ids.data() + begin,
+                                  static_cast<int32_t>(room), add_special, parse_special);
+        };
+        int32_t n = run(std::min<size_t>(text.size() + 8, INT32_MAX));
+        if (n < 0 && n != INT32_MIN) {
+            n = run(static_cast<size_t>(-n));
+        }
+        if (n < 0) {
+            ids.resize(begin);
+            throw Error(GGE_E_INVALID, "a text has more tokens than fit 31 bits");
+        }
+        ids.resize(begin + static_cast<size_t>(n));
+    }
+
+    std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
+        return std::make_unique<LlamaSession>(model_.get(), options);
+    }
+
+private:
+    const llama_vocab *vocab() const { return llama_model_get_vocab(model_.get()); }
+
+    // Calls one of upstream's functions that write a string of unknown length.
+    template <typename Get> static std::string read_string(Get get) {
+        std::string value(256, '\0');
+        int32_t n = get(value.data(), value.size());
+        if (n >= static_cast<int32_t>(value.size())) {
+            value.resize(static_cast<size_t>(n) + 1);
+            n = get(value.data(), value.size());
+        }
+        value.resize(n < 0 ? 0 : static_cast<size_t>(n));
+        return value;
+    }
+
+    const std::string &meta(const std::string &key) const {
+        static const std::string none;
+        for (const auto &entry : facts_.metadata) {
+            if (entry.first == key) {
+                return entry.second;
+            }
+        }
+        return none;
+    }
+
+    void read_metadata() {
+        const llama_model *m = model_.get();
+        for (int32_t i = 0; i < llama_model_meta_count(m); ++i) {
+            facts_.metadata.emplace_back(
+                read_string([&](char *buf, size_t size) { return llama_model_meta_key_by_index(m, i, buf, size); }),
+                read_string([&](char *buf, size_t size) { return llama_model_meta_val_str_by_index(m, i, buf, size); }));
+        }
+        facts_.architecture = meta("general.architecture");
+        facts_.name = meta("general.name");
+        facts_.tokenizer = meta("tokenizer.ggml.model");
+        facts_.quantization = llama_ftype_name(llama_model_ftype(m));
+        const std::string &pooling = meta(facts_.architecture + ".pooling_type");
+        facts_.pooling = pooling.empty() ? GGE_POOLING_DEFAULT : read_pooling(pooling);
+    }
+
+    void read_vocabulary() {
+        facts_.n_vocab = llama_vocab_n_tokens(vocab());
+        facts_.has_tokenizer = llama_vocab_type(vocab()) != LLAMA_VOCAB_TYPE_NONE;
+        facts_.token_bos = llama_vocab_bos(vocab());
+        facts_.token_eos = llama_vocab_eos(vocab());
+        facts_.token_sep = llama_vocab_sep(vocab());
+        facts_.token_pad = llama_vocab_pad(vocab());
+        for (const int32_t id : {facts_.token_bos, facts_.token_eos, facts_.token_sep, facts_.token_pad}) {
+            if (id < -1 || id >= facts_.n_vocab) {
+                throw Error(GGE_E_FORMAT, "a special token has id " + std::to_string(id) + ", the vocabulary has " +
+                                              std::to_string(facts_.n_vocab) + " tokens");
+            }
+        }
+        if (facts_.n_vocab < 1) {
+            throw Error(GGE_E_FORMAT, "the file has no vocabulary");
+        }
+    }
+
+    void read_shape() {
+        const llama_model *m = model_.get();
+        facts_.n_embd = llama_model_n_embd_out(m);
+        facts_.n_layer = llama_model_n_layer(m);
+        facts_.n_ctx_train = llama_model_n_ctx_train(m);
+        facts_.n_params = static_cast<int64_t>(llama_model_n_params(m));
+        facts_.tensor_bytes = static_cast<int64_t>(llama_model_size(m));
+        facts_.has_state = llama_model_is_recurrent(m) || llama_model_is_hybrid(m);
+        if (facts_.n_embd < 1 || facts_.n_ctx_train < 1) {
+            throw Error(GGE_E_FORMAT, "the file says n_embd " + std::to_string(facts_.n_embd) + " and context length " +
+                                          std::to_string(facts_.n_ctx_train) + ", both must be positive");
+        }
+    }
+
+    // A first forward pass, on this thread alone.
+    void try_out() {
+        SessionOptions options;
+        options.n_ctx = 256;
+        options.n_ubatch = 8;
+        options.n_seq_max = 1;
+        options.n_threads = 1;
+        LlamaSession session(model_.get(), options);
+        facts_.has_cache = session.has_cache();
+        facts_.attention = session.is_causal() ? Attention::causal : Attention::bidirectional;
+        TokenBatch batch;
+        const int32_t n = std::min(2, facts_.n_ctx_train);
+        for (int32_t i = 0; i < n; ++i) {
+            batch.ids.push_back(i == 0 ? 0 : facts_.n_vocab - 1);
+            batch.positions.push_back(i);
+            batch.sequences.push_back(0);
+        }
+        const std::atomic<bool> never{false};
+        try {
+            session.compute(batch, never);
+        } catch (const Error &e) {
+            throw Error(e.status() == GGE_E_INTERNAL ? GGE_E_FORMAT : e.status(),
+                        std::string("the model fails its first forward pass: ") + e.what());
+        }
+    }
+
+    std::unique_ptr<llama_model, FreeModel> model_;
+    ModelFacts facts_;
+};
+
+// ---------------------------------------------------------------- loading
+
+[[noreturn]] void fail_io(const std::string &path, int code) {
+    throw Error(GGE_E_IO, "cannot read " + path + ": " + std::generic_category().message(code));
+}
+
+// Looks at the file before upstream does, for errors that say what is wrong.
+void check_file(const std::string &path) {
+    std::error_code ec;
+    if (std::filesystem::is_directory(path, ec)) {
+        fail_io(path, EISDIR);
+    }
+    errno = 0;
+    std::ifstream file(path, std::ios::binary);
+    if (!file) {
+        fail_io(path, errno != 0 ? errno : ENOENT);
+    }
+    std::array<char, 4> magic{};
+    file.read(magic.data(), magic.size());
+    if (file.gcount() != 4 || std::string_view(magic.data(), 4) != "GGUF") {
+        throw Error(GGE_E_FORMAT, path + " is not a GGUF file");
+    }
+}
+
+// Size of the file, or of all files of a split model ("...-00001-of-00003.gguf").
+int64_t sum_file_bytes(const std::string &path) {
+    const std::string::size_type of = path.rfind("-of-");
+    int count = 1;
+    if (of != std::string::npos && of >= 5 && path.size() == of + 4 + 5 + 5) {
+        count = std::max(1, std::atoi(path.substr(of + 4, 5).c_str()));
+    }
+    int64_t sum = 0;
+    for (int i = 1; i <= count; ++i) {
+        std::string part = path;
+        if (count > 1) {
+            const std::string number = std::to_string(i);
+            part.replace(of - 5, 5, std::string(5 - std::min<size_t>(5, number.size()), '0') + number);
+        }
+        std::error_code ec;
+        const auto size = std::filesystem::file_size(part, ec);
+        sum += ec ? 0 : static_cast<int64_t>(size);
+    }
+    return sum;
+}
+
+struct LoadProgress {
+    const Callbacks &callbacks;
+    int64_t file_bytes;
+    bool aborted = false;
+
+    bool report(float fraction) {
+        if (callbacks.progress != nullptr) {
+            callbacks.progress(callbacks.user_data, static_cast<int64_t>(static_cast<double>(fraction) * static_cast<double>(file_bytes)),
+                               file_bytes);
+        }
+        aborted = callbacks.abort != nullptr && callbacks.abort(callbacks.user_data) != 0;
+        return !aborted;
+    }
+};
+
+} // namespace
+
+std::vector<Device> llama_devices() {
+    std::vector<Device> devices;
+    for (auto &d : find_devices()) {
+        devices.push_back(std::move(d.device));
+    }
+    return devices;
+}
+
+std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const Device &device,
+                                               const LoadOptions &options) {
+    check_file(path);
+    ggml_backend_dev_t handle = nullptr; // the CPU takes part anyway: an empty list is "no GPU at all"
+    for (const auto &d : find_devices()) {
+        if (d.device.name == device.name && d.device.kind != GGE_DEVICE_CPU) {
+            handle = d.handle;
+        }
+    }
+    std::array<ggml_backend_dev_t, 2> devices = {handle, nullptr};
+    LoadProgress progress{options.callbacks, sum_file_bytes(path)};
+
+    llama_model_params p = llama_model_default_params();
+    p.devices = devices.data();
+    p.split_mode = LLAMA_SPLIT_MODE_NONE;
+    p.n_gpu_layers = handle == nullptr || options.n_gpu_layers < 0 ? 0
+                     : options.n_gpu_layers == 0                   ? -1
+                                                                   : options.n_gpu_layers;
+    p.load_mode = options.mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
+    p.check_tensors = options.check_tensors;
+    p.progress_callback = [](float fraction, void *data) { return static_cast<LoadProgress *>(data)->report(fraction); };
+    p.progress_callback_user_data = &progress;
+
+    const ErrorLines lines;
+    const Shield shield;
+    std::unique_ptr<llama_model, FreeModel> model;
+    try {
+        model.reset(llama_model_load_from_file(path.c_str(), p));
+    } catch (const std::exception &e) {
+        throw Error(GGE_E_FORMAT, path + ": " + e.what());
+    }
+    if (progress.aborted) {
+        throw Error(GGE_E_ABORTED, "a callback asked to stop loading " + path);
+    }
+    if (!model) {
+        throw upstream_error(GGE_E_FORMAT, path, lines);
+    }
+    const int32_t n_layers = llama_model_n_layer(model.get()) + 1; // upstream counts the output layer too
+    std::unique_ptr<LlamaModel> loaded;
+    try {
+        loaded = std::make_unique<LlamaModel>(path, std::move(model));
+    } catch (const Error &e) {
+        throw Error(e.status(), path + ": " + e.what());
+    } catch (const std::runtime_error &e) {
+        throw Error(GGE_E_FORMAT, path + ": " + e.what());
+    }
+    loaded->facts().n_gpu_layers = p.n_gpu_layers < 0 ? n_layers : std::min(p.n_gpu_layers, n_layers);
+    loaded->facts().file_bytes = progress.file_bytes;
+    return loaded;
+}
+
+} // namespace gge

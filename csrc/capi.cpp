@@ -1,0 +1,186 @@
+// The exported functions: check arguments, guard exceptions, convert, delegate.
+#include "engine.h"
+#include "build_info.h" // written by CMake
+#include "log.h"
+#include "version.h"
+
+struct gge_model {
+    std::shared_ptr<const gge::Model> model;
+};
+
+struct gge_tokens {
+    gge::Tokens tokens;
+};
+
+struct gge_engine {
+    gge_engine(std::shared_ptr<const gge::Model> model, const gge::EngineOptions &options)
+        : engine(std::move(model), options) {}
+    gge::Engine engine;
+};
+
+namespace {
+
+template <typename T> T &need(T *pointer, const char *name) {
+    if (pointer == nullptr) {
+        throw gge::Error(GGE_E_INVALID, std::string(name) + " is NULL");
+    }
+    return *pointer;
+}
+
+template <size_t N> void copy_string(char (&to)[N], const std::string &from) {
+    std::copy_n(from.begin(), std::min(from.size(), N - 1), to);
+}
+
+const std::pair<std::string, std::string> *meta_entry(const gge_model *model, int32_t i) {
+    if (model == nullptr || i < 0 || i >= gge_model_meta_count(model)) {
+        return nullptr;
+    }
+    return &model->model->facts().metadata[static_cast<size_t>(i)];
+}
+
+} // namespace
+
+extern "C" {
+
+const char *gge_status_name(gge_status status) {
+    return gge::status_name(status);
+}
+
+int32_t gge_abi_version(void) {
+    return GGE_ABI_VERSION;
+}
+
+int32_t gge_abi_oldest(void) {
+    return GGE_ABI_OLDEST;
+}
+
+const char *gge_version(void) {
+    return gge::version;
+}
+
+const char *gge_build_info(void) {
+    return GGE_BUILD_INFO;
+}
+
+void gge_set_log(gge_log_fn log, void *user_data, gge_log_level min_level) {
+    gge::set_log(log, user_data, min_level);
+}
+
+int32_t gge_device_count(void) {
+    int32_t count = 0;
+    gge::guard(nullptr, [&] { count = static_cast<int32_t>(gge::llama_devices().size()); });
+    return count;
+}
+
+gge_status gge_device_get(int32_t i, gge_device_info *out, gge_error *err) {
+    return gge::guard(err, [&] {
+        const auto devices = gge::llama_devices();
+        if (i < 0 || static_cast<size_t>(i) >= devices.size()) {
+            throw gge::Error(GGE_E_INVALID, "device " + std::to_string(i) + " does not exist, there are " +
+                                                std::to_string(devices.size()));
+        }
+        const gge::Device &device = devices[static_cast<size_t>(i)];
+        gge_device_info info{};
+        info.kind = device.kind;
+        info.index = device.index;
+        info.memory_total = device.memory_total;
+        info.memory_free = device.memory_free;
+        copy_string(info.name, device.name);
+        copy_string(info.description, device.description);
+        gge::write_struct(out, info);
+    });
+}
+
+gge_status gge_model_load(const char *path, const gge_model_options *opts, gge_model **out, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(out, "out") = nullptr;
+        need(path, "path");
+        *out = new gge_model{gge::Model::load(path, gge::read_options(opts))};
+    });
+}
+
+void gge_model_free(gge_model *model) {
+    delete model;
+}
+
+gge_status gge_model_get_info(const gge_model *model, gge_model_info *out, gge_error *err) {
+    return gge::guard(err, [&] { gge::write_struct(out, need(model, "model").model->info()); });
+}
+
+int32_t gge_model_meta_count(const gge_model *model) {
+    return model == nullptr ? 0 : static_cast<int32_t>(model->model->facts().metadata.size());
+}
+
+const char *gge_model_meta_key(const gge_model *model, int32_t i) {
+    const auto *entry = meta_entry(model, i);
+    return entry == nullptr ? nullptr : entry->first.c_str();
+}
+
+const char *gge_model_meta_value(const gge_model *model, int32_t i) {
+    const auto *entry = meta_entry(model, i);
+    return entry == nullptr ? nullptr : entry->second.c_str();
+}
+
+gge_status gge_tokenize(const gge_model *model, const uint8_t *bytes, const int64_t *offsets, int64_t n_texts,
+                        const gge_tokenize_options *opts, gge_tokens **out, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(out, "out") = nullptr;
+        const gge::Texts texts(bytes, offsets, n_texts);
+        *out = new gge_tokens{gge::tokenize(need(model, "model").model, texts, gge::read_options(opts))};
+    });
+}
+
+gge_status gge_tokens_from_ids(const gge_model *model, const int32_t *ids, const int64_t *offsets, int64_t n_texts,
+                               gge_tokens **out, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(out, "out") = nullptr;
+        *out = new gge_tokens{gge::take_ids(need(model, "model").model, ids, offsets, n_texts)};
+    });
+}
+
+void gge_tokens_free(gge_tokens *tokens) {
+    delete tokens;
+}
+
+int64_t gge_tokens_n_texts(const gge_tokens *tokens) {
+    return tokens == nullptr ? 0 : tokens->tokens.n_texts();
+}
+
+const int32_t *gge_tokens_ids(const gge_tokens *tokens) {
+    return tokens == nullptr ? nullptr : tokens->tokens.ids.data();
+}
+
+const int64_t *gge_tokens_offsets(const gge_tokens *tokens) {
+    return tokens == nullptr ? nullptr : tokens->tokens.offsets.data();
+}
+
+gge_status gge_engine_create(gge_model *model, const gge_engine_options *opts, gge_engine **out, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(out, "out") = nullptr;
+        *out = new gge_engine(need(model, "model").model, gge::read_options(opts));
+    });
+}
+
+void gge_engine_close(gge_engine *engine) {
+    if (engine != nullptr) {
+        engine->engine.close();
+    }
+}
+
+void gge_engine_free(gge_engine *engine) {
+    delete engine;
+}
+
+gge_status gge_engine_get_info(const gge_engine *engine, gge_engine_info *out, gge_error *err) {
+    return gge::guard(err, [&] { gge::write_struct(out, need(engine, "engine").engine.info()); });
+}
+
+gge_status gge_encode(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, float *out,
+                      int64_t n_rows, int64_t row_stride, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(engine, "engine").engine.encode(need(tokens, "tokens").tokens, gge::read_options(opts),
+                                             {out, n_rows, row_stride});
+    });
+}
+
+} // extern "C"

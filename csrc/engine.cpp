@@ -1,0 +1,447 @@
+// One worker thread owns the compute state and takes one job after the other. The job of a call is a list of
+// micro-batches made by the planner; between two of them the worker looks at the abort flag and the caller, woken up,
+// runs its callbacks on its own thread.
+//
+// Pooling is done here and not in llama.cpp (docs/adr/0002): its mean over an input that spans micro-batches is only
+// the mean of the last piece, and token rows serve every pooling type alike.
+#include "engine.h"
+
+#include "rows.h"
+#include "threads.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace gge {
+namespace {
+
+// Upstream's default; benchmarks/README.md says how to measure another one.
+constexpr int64_t default_n_ubatch = 512;
+// Upstream's limit on sequence ids.
+constexpr int64_t max_n_seq = 256;
+// Each sequence of a recurrent model needs its own state.
+constexpr int64_t default_n_seq_with_state = 16;
+// How often a waiting caller asks its abort callback.
+constexpr auto callback_interval = std::chrono::milliseconds(50);
+
+int64_t round_up(int64_t n, int64_t step) {
+    return (n + step - 1) / step * step;
+}
+
+bool may_split(const ModelFacts &facts, AttentionChoice attention) {
+    const bool causal = attention == AttentionChoice::from_file ? facts.attention == Attention::causal
+                                                                : attention == AttentionChoice::causal;
+    return facts.has_cache && causal;
+}
+
+std::string too_long(int64_t i, int64_t n_tokens, int64_t n_ctx) {
+    return "text " + std::to_string(i) + " has " + std::to_string(n_tokens) + " tokens, the context holds " +
+           std::to_string(n_ctx);
+}
+
+} // namespace
+
+struct Engine::Job {
+    Job(const Tokens &t, const EncodeOptions &o, const RowsOut &out_, gge_pooling pooling_, size_t n_embd_, size_t n_out_)
+        : tokens(t), options(o), out(out_), pooling(pooling_), n_embd(n_embd_), n_out(n_out_),
+          status(t.status), pooler(pooling_, n_embd_) {}
+
+    const Tokens &tokens;
+    const EncodeOptions &options;
+    const RowsOut out;
+    const gge_pooling pooling;
+    const size_t n_embd;
+    const size_t n_out; // floats written per row
+    std::vector<gge_status> status;
+    std::vector<int64_t> n_tokens; // per input, 0 for those that are not computed
+    int64_t n_total = 0;
+
+    // worker only
+    Pooler pooler;
+    std::vector<int64_t> not_finite;
+
+    std::atomic<bool> abort{false};
+    std::atomic<int64_t> n_done{0};
+
+    // under mutex_
+    bool done = false;
+    bool closed = false;
+    std::exception_ptr error;
+
+    float *row(int64_t i) const { return out.data + i * out.row_stride; }
+
+    bool collects() const { return options.input_status != nullptr; }
+};
+
+Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
+    : model_(std::move(model)), may_split_(may_split(model_->facts(), options.attention)) {
+    const ModelFacts &f = model_->facts();
+    if (!f.has_cache && options.attention == AttentionChoice::causal) {
+        throw Error(GGE_E_UNSUPPORTED, "models of architecture " + f.architecture + " are bidirectional only");
+    }
+    if (options.n_ctx > f.n_ctx_train) {
+        throw Error(GGE_E_INVALID, "n_ctx is " + std::to_string(options.n_ctx) + ", the model's context holds " +
+                                       std::to_string(f.n_ctx_train));
+    }
+    n_ctx_ = options.n_ctx > 0 ? options.n_ctx : f.n_ctx_train;
+    n_threads_ = options.n_threads > 0 ? options.n_threads : default_n_threads();
+    attention_ = options.attention == AttentionChoice::from_file
+                     ? (f.attention == Attention::causal ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL)
+                     : (may_split_ ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL);
+
+    SessionOptions &s = session_options_;
+    s.n_ubatch = options.n_ubatch > 0 ? options.n_ubatch : default_n_ubatch;
+    s.n_seq_max = std::min(options.n_seq_max > 0 ? options.n_seq_max
+                           : f.has_state         ? default_n_seq_with_state
+                                                 : max_n_seq,
+                           s.n_ubatch);
+    s.n_ctx = s.n_ubatch;
+    s.n_threads = n_threads_;
+    s.attention = options.attention;
+    s.flash_attention = options.flash_attention;
+    session_ = model_->backend().open(s);
+    worker_ = std::thread(&Engine::work, this);
+}
+
+Engine::~Engine() {
+    close();
+}
+
+void Engine::close() noexcept {
+    std::thread worker;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        closing_ = true;
+        for (const auto &job : queue_) {
+            job->closed = true;
+            job->done = true;
+        }
+        queue_.clear();
+        if (running_) {
+            running_->closed = true;
+            running_->abort = true;
+        }
+        worker.swap(worker_); // only one of several closing threads gets to join
+    }
+    wake_.notify_all();
+    finished_.notify_all();
+    if (worker.joinable()) {
+        worker.join();
+        session_.reset();
+    }
+}
+
+gge_engine_info Engine::info() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    gge_engine_info info{};
+    info.n_ctx = static_cast<int32_t>(n_ctx_);
+    info.n_ubatch = static_cast<int32_t>(session_options_.n_ubatch);
+    info.n_seq_max = static_cast<int32_t>(session_options_.n_seq_max);
+    info.n_threads = n_threads_;
+    info.attention = attention_;
+    return info;
+}
+
+void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const RowsOut &out) {
+    const ModelFacts &f = model_->facts();
+    if (tokens.model != model_) {
+        throw Error(GGE_E_INVALID, "the tokens come from another model than the engine's");
+    }
+    const gge_pooling pooling = options.pooling == GGE_POOLING_DEFAULT ? model_->pooling() : options.pooling;
+    if (pooling == GGE_POOLING_RANK) {
+        throw Error(GGE_E_UNSUPPORTED, "pooling type rank belongs to rerankers, choose none, mean, cls or last");
+    }
+    if (options.truncate_dim > f.n_embd) {
+        throw Error(GGE_E_INVALID, "truncate_dim is " + std::to_string(options.truncate_dim) + ", the model's rows have " +
+                                       std::to_string(f.n_embd) + " values");
+    }
+    const int32_t n_out = options.truncate_dim > 0 ? options.truncate_dim : f.n_embd;
+    const int64_t n_rows = pooling == GGE_POOLING_NONE ? static_cast<int64_t>(tokens.ids.size()) : tokens.n_texts();
+    if (out.n_rows != n_rows) {
+        throw Error(GGE_E_INVALID, "out has " + std::to_string(out.n_rows) + " rows, " + std::to_string(n_rows) +
+                                       " are needed");
+    }
+    if (out.row_stride < n_out) {
+        throw Error(GGE_E_INVALID, "row_stride is " + std::to_string(out.row_stride) + ", a row has " +
+                                       std::to_string(n_out) + " values");
+    }
+    if (out.data == nullptr && n_rows > 0) {
+        throw Error(GGE_E_INVALID, "out is NULL");
+    }
+
+    const auto job = std::make_shared<Job>(tokens, options, out, pooling, static_cast<size_t>(f.n_embd),
+                                           static_cast<size_t>(n_out));
+    job->n_tokens.resize(job->status.size());
+    for (int64_t i = 0; i < tokens.n_texts(); ++i) {
+        const int64_t n = tokens.n_tokens(i);
+        if (tokens.status[static_cast<size_t>(i)] != GGE_OK) {
+            fail_input(*job, i, tokens.status[static_cast<size_t>(i)],
+                       "text " + std::to_string(i) + " was refused by the tokenizer");
+        } else if (n == 0) {
+            fail_input(*job, i, GGE_E_EMPTY, "text " + std::to_string(i) + " has no tokens");
+        } else if (n > n_ctx_) {
+            fail_input(*job, i, GGE_E_TOO_LONG, too_long(i, n, n_ctx_));
+        } else {
+            job->n_tokens[static_cast<size_t>(i)] = n;
+            job->n_total += n;
+        }
+    }
+
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (closing_) {
+        throw Error(GGE_E_CLOSED, "the engine is closed");
+    }
+    if (job->n_total > 0) {
+        queue_.push_back(job);
+        wake_.notify_one();
+    } else {
+        job->done = true;
+    }
+    const Callbacks &callbacks = options.callbacks;
+    int64_t n_reported = -1;
+    while (!job->done) {
+        finished_.wait_for(lock, callback_interval);
+        const int64_t n_done = job->n_done;
+        lock.unlock();
+        if (callbacks.progress != nullptr && n_done != n_reported) {
+            n_reported = n_done;
+            callbacks.progress(callbacks.user_data, n_done, job->n_total);
+        }
+        if (callbacks.abort != nullptr && !job->abort && callbacks.abort(callbacks.user_data) != 0) {
+            job->abort = true;
+        }
+        lock.lock();
+        if (job->abort && !job->closed) { // not started yet: the queue is the only one that knows it
+            const auto queued = std::find(queue_.begin(), queue_.end(), job);
+            if (queued != queue_.end()) {
+                queue_.erase(queued);
+                job->done = true;
+            }
+        }
+    }
+    lock.unlock();
+    if (job->error) {
+        std::rethrow_exception(job->error);
+    }
+    if (job->closed) {
+        throw Error(GGE_E_CLOSED, "the engine was closed during the call");
+    }
+    if (job->abort) {
+        throw Error(GGE_E_ABORTED, "a callback asked to stop");
+    }
+    if (callbacks.progress != nullptr && n_reported != job->n_total && job->n_total > 0) {
+        callbacks.progress(callbacks.user_data, job->n_total, job->n_total);
+    }
+    if (options.input_status != nullptr) {
+        std::copy(job->status.begin(), job->status.end(), options.input_status);
+    }
+}
+
+// Notes that input i has no row, or fails the call if the caller does not collect.
+void Engine::fail_input(Job &job, int64_t i, gge_status status, const std::string &message) {
+    if (!job.collects()) {
+        throw Error(status, message, i);
+    }
+    job.status[static_cast<size_t>(i)] = status;
+    int64_t begin = i;
+    int64_t end = i + 1;
+    if (job.pooling == GGE_POOLING_NONE) {
+        begin = job.tokens.offsets[static_cast<size_t>(i)];
+        end = job.tokens.offsets[static_cast<size_t>(i) + 1];
+    }
+    for (int64_t r = begin; r < end; ++r) {
+        fill_nan(job.row(r), job.n_out);
+    }
+}
+
+void Engine::work() noexcept {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+        wake_.wait(lock, [&] { return closing_ || !queue_.empty(); });
+        if (closing_) {
+            return;
+        }
+        const std::shared_ptr<Job> job = std::move(queue_.front());
+        queue_.pop_front();
+        running_ = job;
+        lock.unlock();
+        std::exception_ptr error;
+        try {
+            run(*job);
+        } catch (...) {
+            if (!job->abort) { // otherwise the caller knows better why it ended
+                error = std::current_exception();
+            }
+        }
+        lock.lock();
+        running_.reset();
+        job->error = error;
+        job->done = true;
+        finished_.notify_all();
+    }
+}
+
+void Engine::run(Job &job) {
+    const auto longest = std::max_element(job.n_tokens.begin(), job.n_tokens.end());
+    try {
+        fit_session(*longest);
+    } catch (const Error &e) {
+        if (e.status() != GGE_E_MEMORY) {
+            throw;
+        }
+        const int64_t limit = longest_that_fits();
+        for (size_t i = 0; i < job.n_tokens.size(); ++i) {
+            if (job.n_tokens[i] > limit) {
+                fail_input(job, static_cast<int64_t>(i), GGE_E_MEMORY,
+                           "text " + std::to_string(i) + " has " + std::to_string(job.n_tokens[i]) +
+                               " tokens, there is memory for " + std::to_string(limit) + ": " + e.what());
+                job.n_tokens[i] = 0;
+            }
+        }
+        fit_session(limit);
+    }
+    run_plan(job, plan(job.n_tokens, limits()));
+}
+
+void Engine::run_plan(Job &job, const std::vector<Microbatch> &batches) {
+    for (size_t b = 0; b < batches.size() && !job.abort; ++b) {
+        const Microbatch &batch = batches[b];
+        const bool dropped = batch.continues && job.n_tokens[static_cast<size_t>(batch.pieces[0].i_input)] == 0;
+        if (!dropped) {
+            try {
+                compute(job, batch);
+            } catch (const Error &e) {
+                if (!job.collects() || job.abort) {
+                    throw;
+                }
+                drop_inputs(job, batch, e);
+            }
+        }
+        job.n_done += batch.n_tokens;
+        finished_.notify_all();
+        if (b + 1 == batches.size() || !batches[b + 1].continues) {
+            retry_not_finite(job);
+        }
+    }
+}
+
+// The inputs of a micro-batch that could not be computed fail; the others of the call go on.
+void Engine::drop_inputs(Job &job, const Microbatch &batch, const Error &error) {
+    for (const Piece &piece : batch.pieces) {
+        fail_input(job, piece.i_input, error.status(), error.what());
+        job.n_tokens[static_cast<size_t>(piece.i_input)] = 0;
+    }
+}
+
+// Runs one micro-batch and writes the rows of the inputs that end in it.
+void Engine::compute(Job &job, const Microbatch &batch) {
+    tokens_.ids.clear();
+    tokens_.positions.clear();
+    tokens_.sequences.clear();
+    for (size_t k = 0; k < batch.pieces.size(); ++k) {
+        const Piece &piece = batch.pieces[k];
+        const int32_t *ids = job.tokens.ids.data() + job.tokens.offsets[static_cast<size_t>(piece.i_input)];
+        for (int64_t t = piece.begin; t < piece.end; ++t) {
+            tokens_.ids.push_back(ids[t]);
+            tokens_.positions.push_back(static_cast<int32_t>(t));
+            tokens_.sequences.push_back(static_cast<int32_t>(k));
+        }
+    }
+    if (session_ == nullptr) { // dropped after a failure
+        session_ = model_->backend().open(session_options_);
+    }
+    const float *rows = nullptr;
+    try {
+        if (!batch.continues) {
+            session_->reset(false);
+        }
+        rows = session_->compute(tokens_, job.abort);
+    } catch (...) {
+        session_.reset(); // its state is unknown
+        throw;
+    }
+    for (const Piece &piece : batch.pieces) {
+        const auto n = static_cast<size_t>(piece.end - piece.begin);
+        const int64_t i = piece.i_input;
+        bool finite = true;
+        if (job.pooling == GGE_POOLING_NONE) {
+            const int64_t first = job.tokens.offsets[static_cast<size_t>(i)] + piece.begin;
+            for (size_t t = 0; t < n; ++t) {
+                float *to = job.row(first + static_cast<int64_t>(t));
+                std::copy_n(rows + t * job.n_embd, job.n_out, to);
+                finite = finite && all_finite(to, job.n_out);
+                if (job.options.normalize) {
+                    normalize(to, job.n_out);
+                }
+            }
+        } else {
+            if (piece.begin == 0) {
+                job.pooler.start();
+            }
+            job.pooler.add(rows, n);
+            if (piece.end == job.n_tokens[static_cast<size_t>(i)]) {
+                job.pooler.finish(job.row(i), job.n_out);
+                finite = all_finite(job.row(i), job.n_out);
+                if (job.options.normalize) {
+                    normalize(job.row(i), job.n_out);
+                }
+            }
+        }
+        if (!finite && (job.not_finite.empty() || job.not_finite.back() != i)) {
+            job.not_finite.push_back(i);
+        }
+        rows += n * job.n_embd;
+    }
+}
+
+// A value that is not finite may come from the input itself or from what an earlier one left in the cache: a masked
+// cell that holds NaN still poisons the sum, since 0 * NaN is NaN. So each such input runs again alone, on a wiped cache.
+void Engine::retry_not_finite(Job &job) {
+    const std::vector<int64_t> suspects = std::move(job.not_finite);
+    job.not_finite.clear();
+    for (const int64_t i : suspects) {
+        std::vector<int64_t> only(job.n_tokens.size(), 0);
+        only[static_cast<size_t>(i)] = job.n_tokens[static_cast<size_t>(i)];
+        wipe();
+        for (const Microbatch &batch : plan(only, limits())) {
+            compute(job, batch);
+        }
+        if (!job.not_finite.empty()) {
+            job.not_finite.clear();
+            wipe();
+            fail_input(job, i, GGE_E_NOT_FINITE, "the row of text " + std::to_string(i) + " is not finite");
+        }
+    }
+}
+
+void Engine::wipe() {
+    if (session_ != nullptr) {
+        session_->reset(true);
+    }
+}
+
+// Makes room for an input of that many tokens: as a whole in a micro-batch, or, if it may be split, in the cache.
+void Engine::fit_session(int64_t longest) {
+    if (longest <= longest_that_fits()) {
+        return;
+    }
+    SessionOptions wanted = session_options_;
+    wanted.n_ctx = round_up(longest, 256);
+    if (!may_split_) {
+        wanted.n_ubatch = std::min(wanted.n_ctx, round_up(n_ctx_, 8));
+    }
+    session_.reset(); // before the new one is made, so that both need not fit at once
+    session_ = model_->backend().open(wanted);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    session_options_ = wanted;
+}
+
+PlanLimits Engine::limits() const {
+    return {session_options_.n_ubatch, session_options_.n_seq_max, may_split_};
+}
+
+int64_t Engine::longest_that_fits() const {
+    return may_split_ ? session_options_.n_ctx : session_options_.n_ubatch;
+}
+
+} // namespace gge

@@ -1,0 +1,71 @@
+// The queue, the worker thread, and the way from tokens to the caller's rows.
+#pragma once
+
+#include "planner.h"
+#include "tokens.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+namespace gge {
+
+// Where an encode call wants its rows.
+struct RowsOut {
+    float *data = nullptr;
+    int64_t n_rows = 0;
+    int64_t row_stride = 0;
+};
+
+class Engine {
+public:
+    Engine(std::shared_ptr<const Model> model, const EngineOptions &options);
+    ~Engine();
+    Engine(const Engine &) = delete;
+    Engine &operator=(const Engine &) = delete;
+
+    // Blocks until the rows are there. Any number of threads. Throws Error.
+    void encode(const Tokens &tokens, const EncodeOptions &options, const RowsOut &out);
+
+    void close() noexcept;
+
+    gge_engine_info info() const;
+
+private:
+    struct Job;
+
+    void work() noexcept;
+    void run(Job &job);
+    void run_plan(Job &job, const std::vector<Microbatch> &batches);
+    void compute(Job &job, const Microbatch &batch);
+    void retry_not_finite(Job &job);
+    void wipe();
+    void drop_inputs(Job &job, const Microbatch &batch, const Error &error);
+    void fail_input(Job &job, int64_t i_input, gge_status status, const std::string &message);
+    void fit_session(int64_t longest);
+    PlanLimits limits() const;
+    int64_t longest_that_fits() const;
+
+    const std::shared_ptr<const Model> model_;
+    const bool may_split_; // a long input may span micro-batches
+    int64_t n_ctx_;        // longest input that is accepted
+    int32_t n_threads_;
+    gge_attention attention_;
+
+    // Owned by the worker once it runs. session_options_ is read elsewhere under mutex_.
+    SessionOptions session_options_;
+    std::unique_ptr<BackendSession> session_;
+    TokenBatch tokens_;
+
+    mutable std::mutex mutex_;
+    std::condition_variable wake_;     // the worker waits for jobs
+    std::condition_variable finished_; // callers wait for their job
+    std::deque<std::shared_ptr<Job>> queue_;
+    std::shared_ptr<Job> running_;
+    bool closing_ = false;
+    std::thread worker_;
+};
+
+} // namespace gge

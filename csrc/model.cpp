@@ -1,0 +1,88 @@
+#include "model.h"
+
+#include <algorithm>
+
+namespace gge {
+namespace {
+
+gge_pooling default_pooling(const ModelFacts &facts) {
+    if (facts.pooling != GGE_POOLING_DEFAULT) {
+        return facts.pooling;
+    }
+    return facts.attention == Attention::causal ? GGE_POOLING_LAST : GGE_POOLING_MEAN;
+}
+
+template <size_t N> void copy_string(char (&to)[N], const std::string &from) {
+    std::copy_n(from.begin(), std::min(from.size(), N - 1), to);
+}
+
+} // namespace
+
+Model::Model(std::unique_ptr<BackendModel> backend, DeviceChoice device)
+    : backend_(std::move(backend)), device_(std::move(device)), pooling_(default_pooling(backend_->facts())) {
+    if (facts().has_tokenizer) {
+        find_special_tokens();
+    }
+}
+
+std::shared_ptr<const Model> Model::load(const std::string &path, const LoadOptions &options) {
+    DeviceChoice choice = choose_device(llama_devices(), options.device);
+    auto backend = load_llama_model(path, choice.device, options);
+    return std::make_shared<const Model>(std::move(backend), std::move(choice));
+}
+
+// The vocabulary types have different rules (CLS and SEP of WordPiece, add_bos_token, add_eos_token, ...). Instead of
+// repeating them, a probe text is tokenised with and without special tokens.
+void Model::find_special_tokens() {
+    const std::string_view probe = "a";
+    std::vector<int32_t> bare;
+    std::vector<int32_t> full;
+    backend_->tokenize(probe, false, false, bare);
+    backend_->tokenize(probe, true, false, full);
+    const auto middle = std::search(full.begin(), full.end(), bare.begin(), bare.end());
+    if (middle == full.end() && !bare.empty()) {
+        throw Error(GGE_E_FORMAT, "the vocabulary's special tokens change the tokens of the text beside them");
+    }
+    prefix_.assign(full.begin(), middle);
+    suffix_.assign(middle + static_cast<std::ptrdiff_t>(bare.size()), full.end());
+
+    // jina-embeddings-v5-text-nano pools its end token, but llama.cpp appends it only if the file has add_eos_token.
+    const ModelFacts &f = facts();
+    if (f.architecture == "eurobert" && pooling_ == GGE_POOLING_LAST && suffix_.empty() && f.token_eos >= 0) {
+        suffix_.push_back(f.token_eos);
+        supplied_eos_ = true;
+    }
+}
+
+gge_model_info Model::info() const {
+    const ModelFacts &f = facts();
+    gge_model_info info{};
+    info.pooling = pooling_;
+    info.pooling_in_file = f.pooling != GGE_POOLING_DEFAULT;
+    info.attention = f.attention == Attention::causal ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL;
+    info.has_cache = f.has_cache;
+    info.n_embd = f.n_embd;
+    info.n_layer = f.n_layer;
+    info.n_ctx_train = f.n_ctx_train;
+    info.n_vocab = f.n_vocab;
+    info.add_bos = !prefix_.empty();
+    info.add_eos = !suffix_.empty();
+    info.add_eos_in_file = info.add_eos != 0 && !supplied_eos_;
+    info.token_bos = f.token_bos;
+    info.token_eos = f.token_eos;
+    info.token_sep = f.token_sep;
+    info.token_pad = f.token_pad;
+    info.n_gpu_layers = f.n_gpu_layers;
+    info.n_params = f.n_params;
+    info.tensor_bytes = f.tensor_bytes;
+    info.file_bytes = f.file_bytes;
+    copy_string(info.architecture, f.architecture);
+    copy_string(info.name, f.name);
+    copy_string(info.quantization, f.quantization);
+    copy_string(info.tokenizer, f.tokenizer);
+    copy_string(info.device, device_.device.name);
+    copy_string(info.device_reason, device_.reason);
+    return info;
+}
+
+} // namespace gge

@@ -1,0 +1,40 @@
+// A loaded model: what its file says, and what follows from it for embedding.
+#pragma once
+
+#include "devices.h"
+
+#include <memory>
+#include <vector>
+
+namespace gge {
+
+class Model {
+public:
+    Model(std::unique_ptr<BackendModel> backend, DeviceChoice device);
+
+    static std::shared_ptr<const Model> load(const std::string &path, const LoadOptions &options);
+
+    const BackendModel &backend() const noexcept { return *backend_; }
+    const ModelFacts &facts() const noexcept { return backend_->facts(); }
+
+    // The file's pooling, or what follows from the attention type. May be RANK.
+    gge_pooling pooling() const noexcept { return pooling_; }
+
+    // What tokenising puts around the tokens of a text.
+    const std::vector<int32_t> &prefix() const noexcept { return prefix_; }
+    const std::vector<int32_t> &suffix() const noexcept { return suffix_; }
+
+    gge_model_info info() const;
+
+private:
+    void find_special_tokens();
+
+    std::unique_ptr<BackendModel> backend_;
+    DeviceChoice device_;
+    gge_pooling pooling_;
+    std::vector<int32_t> prefix_;
+    std::vector<int32_t> suffix_;
+    bool supplied_eos_ = false;
+};
+
+} // namespace gge

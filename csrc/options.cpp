@@ -1,0 +1,108 @@
+#include "options.h"
+
+#include "version.h"
+
+namespace gge {
+namespace {
+
+// A caller built against an older header has a shorter struct: the missing fields are zero, which means default.
+// A newer caller has a longer one: fields that this library does not know must be at their default.
+template <typename T> T widen(const T *opts, const char *name) {
+    T full{};
+    if (opts == nullptr) {
+        return full;
+    }
+    const size_t size = opts->struct_size;
+    if (size < sizeof(size_t)) {
+        throw Error(GGE_E_INVALID, std::string(name) + ".struct_size is " + std::to_string(size) +
+                                       ", it must be sizeof(" + name + ")");
+    }
+    std::memcpy(static_cast<void *>(&full), opts, std::min(size, sizeof(T)));
+    const auto *bytes = reinterpret_cast<const unsigned char *>(opts);
+    for (size_t i = sizeof(T); i < size; ++i) {
+        if (bytes[i] != 0) {
+            throw Error(GGE_E_UNSUPPORTED, std::string(name) + " sets a field that version " + version +
+                                               " of the library does not know");
+        }
+    }
+    return full;
+}
+
+void check_range(const char *name, int64_t value, int64_t low, int64_t high) {
+    if (value < low || value > high) {
+        throw Error(GGE_E_INVALID, std::string(name) + " is " + std::to_string(value) + ", allowed are " +
+                                       std::to_string(low) + " to " + std::to_string(high));
+    }
+}
+
+bool read_switch(const char *name, gge_switch value, bool fallback) {
+    check_range(name, value, GGE_SWITCH_DEFAULT, GGE_OFF);
+    return value == GGE_SWITCH_DEFAULT ? fallback : value == GGE_ON;
+}
+
+} // namespace
+
+LoadOptions read_options(const gge_model_options *opts) {
+    const gge_model_options o = widen(opts, "gge_model_options");
+    check_range("n_gpu_layers", o.n_gpu_layers, -1, INT32_MAX);
+    LoadOptions r;
+    r.device = o.device == nullptr || o.device[0] == '\0' ? "auto" : o.device;
+    r.n_gpu_layers = o.n_gpu_layers;
+    r.mmap = read_switch("mmap", o.mmap, true);
+    r.check_tensors = read_switch("check_tensors", o.check_tensors, false);
+    r.callbacks = {o.progress, o.abort, o.user_data};
+    return r;
+}
+
+TokenizeOptions read_options(const gge_tokenize_options *opts) {
+    const gge_tokenize_options o = widen(opts, "gge_tokenize_options");
+    check_range("prompt_bytes", o.prompt_bytes, 0, INT32_MAX);
+    if (o.prompt == nullptr && o.prompt_bytes > 0) {
+        throw Error(GGE_E_INVALID, "prompt is NULL, but prompt_bytes is " + std::to_string(o.prompt_bytes));
+    }
+    TokenizeOptions r;
+    if (o.prompt_bytes > 0) {
+        r.prompt.assign(reinterpret_cast<const char *>(o.prompt), static_cast<size_t>(o.prompt_bytes));
+    }
+    r.add_special = read_switch("add_special", o.add_special, true);
+    r.parse_special = read_switch("parse_special", o.parse_special, false);
+    r.input_status = o.input_status;
+    return r;
+}
+
+EngineOptions read_options(const gge_engine_options *opts) {
+    const gge_engine_options o = widen(opts, "gge_engine_options");
+    check_range("n_ctx", o.n_ctx, 0, INT32_MAX);
+    check_range("n_ubatch", o.n_ubatch, 0, 1 << 20);
+    check_range("n_seq_max", o.n_seq_max, 0, 256);
+    check_range("n_threads", o.n_threads, 0, 512);
+    check_range("attention", o.attention, GGE_ATTENTION_DEFAULT, GGE_ATTENTION_BIDIRECTIONAL);
+    EngineOptions r;
+    r.n_ctx = o.n_ctx;
+    r.n_ubatch = o.n_ubatch;
+    r.n_seq_max = o.n_seq_max;
+    r.n_threads = o.n_threads;
+    r.attention = o.attention == GGE_ATTENTION_CAUSAL          ? AttentionChoice::causal
+                  : o.attention == GGE_ATTENTION_BIDIRECTIONAL ? AttentionChoice::bidirectional
+                                                               : AttentionChoice::from_file;
+    if (o.flash_attention != GGE_SWITCH_DEFAULT) {
+        r.flash_attention =
+            read_switch("flash_attention", o.flash_attention, true) ? FlashAttention::on : FlashAttention::off;
+    }
+    return r;
+}
+
+EncodeOptions read_options(const gge_encode_options *opts) {
+    const gge_encode_options o = widen(opts, "gge_encode_options");
+    check_range("pooling", o.pooling, GGE_POOLING_DEFAULT, GGE_POOLING_RANK);
+    check_range("truncate_dim", o.truncate_dim, 0, INT32_MAX);
+    EncodeOptions r;
+    r.pooling = o.pooling;
+    r.truncate_dim = o.truncate_dim;
+    r.normalize = read_switch("normalize", o.normalize, true);
+    r.input_status = o.input_status;
+    r.callbacks = {o.progress, o.abort, o.user_data};
+    return r;
+}
+
+} // namespace gge

@@ -1,0 +1,72 @@
+// Versioned option structs of the C ABI -> plain structs with every default filled in.
+#pragma once
+
+#include "error.h"
+
+#include <string>
+
+namespace gge {
+
+enum class Attention { causal, bidirectional };
+
+// Attention of an engine: the file's, or forced.
+enum class AttentionChoice { from_file, causal, bidirectional };
+
+enum class FlashAttention { automatic, on, off };
+
+struct Callbacks {
+    gge_progress_fn progress = nullptr;
+    gge_abort_fn abort = nullptr;
+    void *user_data = nullptr;
+};
+
+struct LoadOptions {
+    std::string device; // never empty
+    int32_t n_gpu_layers = 0;
+    bool mmap = true;
+    bool check_tensors = false;
+    Callbacks callbacks;
+};
+
+struct TokenizeOptions {
+    std::string prompt;
+    bool add_special = true;
+    bool parse_special = false;
+    int32_t *input_status = nullptr;
+};
+
+struct EngineOptions {
+    int32_t n_ctx = 0;     // 0 = the model's
+    int32_t n_ubatch = 0;  // 0 = chosen by the engine
+    int32_t n_seq_max = 0; // 0 = chosen by the engine
+    int32_t n_threads = 0; // 0 = chosen by the engine
+    AttentionChoice attention = AttentionChoice::from_file;
+    FlashAttention flash_attention = FlashAttention::automatic;
+};
+
+struct EncodeOptions {
+    gge_pooling pooling = GGE_POOLING_DEFAULT;
+    int32_t truncate_dim = 0; // 0 = all
+    bool normalize = true;
+    int32_t *input_status = nullptr;
+    Callbacks callbacks;
+};
+
+LoadOptions read_options(const gge_model_options *opts);
+TokenizeOptions read_options(const gge_tokenize_options *opts);
+EngineOptions read_options(const gge_engine_options *opts);
+EncodeOptions read_options(const gge_encode_options *opts);
+
+// Copies as much of a filled struct as the caller's struct_size has room for.
+template <typename T> void write_struct(T *out, T filled) {
+    if (out == nullptr) {
+        throw Error(GGE_E_INVALID, "out is NULL");
+    }
+    if (out->struct_size < sizeof(size_t)) {
+        throw Error(GGE_E_INVALID, "struct_size is " + std::to_string(out->struct_size) + ", it must be set by the caller");
+    }
+    filled.struct_size = out->struct_size;
+    std::memcpy(static_cast<void *>(out), &filled, std::min(out->struct_size, sizeof(T)));
+}
+
+} // namespace gge

@@ -1,0 +1,95 @@
+#include "tokens.h"
+
+namespace gge {
+namespace {
+
+// The length that upstream's tokenizer takes.
+constexpr size_t max_text_bytes = INT32_MAX;
+
+std::string find_fault(std::string_view text, size_t prompt_bytes) {
+    if (text.size() > max_text_bytes - prompt_bytes) {
+        return "has " + std::to_string(text.size()) + " bytes, at most " +
+               std::to_string(max_text_bytes - prompt_bytes) + " are possible";
+    }
+    const size_t bad = find_invalid_utf8(text);
+    return bad == std::string_view::npos ? "" : "is not valid UTF-8 at byte " + std::to_string(bad);
+}
+
+} // namespace
+
+Tokens tokenize(std::shared_ptr<const Model> model, const Texts &texts, const TokenizeOptions &options) {
+    if (!model->facts().has_tokenizer) {
+        throw Error(GGE_E_UNSUPPORTED, "the model file has no tokenizer, only token ids can be encoded");
+    }
+    const size_t bad = find_invalid_utf8(options.prompt);
+    if (bad != std::string_view::npos) {
+        throw Error(GGE_E_INVALID, "the prompt is not valid UTF-8 at byte " + std::to_string(bad));
+    }
+    Tokens tokens;
+    tokens.offsets.reserve(static_cast<size_t>(texts.size()) + 1);
+    tokens.offsets.push_back(0);
+    tokens.status.reserve(static_cast<size_t>(texts.size()));
+    std::string prompted;
+    for (int64_t i = 0; i < texts.size(); ++i) {
+        gge_status status = GGE_OK;
+        const std::string fault = find_fault(texts[i], options.prompt.size());
+        if (fault.empty()) {
+            // joined before tokenising: byte-pair merges reach across the joint
+            std::string_view text = texts[i];
+            if (!options.prompt.empty()) {
+                prompted = options.prompt;
+                prompted += text;
+                text = prompted;
+            }
+            if (options.add_special) {
+                tokens.ids.insert(tokens.ids.end(), model->prefix().begin(), model->prefix().end());
+            }
+            model->backend().tokenize(text, false, options.parse_special, tokens.ids);
+            if (options.add_special) {
+                tokens.ids.insert(tokens.ids.end(), model->suffix().begin(), model->suffix().end());
+            }
+        } else if (options.input_status != nullptr) {
+            status = GGE_E_INVALID;
+        } else {
+            throw Error(GGE_E_INVALID, "text " + std::to_string(i) + " " + fault, i);
+        }
+        tokens.offsets.push_back(static_cast<int64_t>(tokens.ids.size()));
+        tokens.status.push_back(status);
+    }
+    if (options.input_status != nullptr) {
+        std::copy(tokens.status.begin(), tokens.status.end(), options.input_status);
+    }
+    tokens.model = std::move(model);
+    return tokens;
+}
+
+Tokens take_ids(std::shared_ptr<const Model> model, const int32_t *ids, const int64_t *offsets, int64_t n_texts) {
+    check_offsets(offsets, n_texts);
+    const int64_t begin = offsets[0];
+    const int64_t end = offsets[n_texts];
+    if (ids == nullptr && end > begin) {
+        throw Error(GGE_E_INVALID, "ids is NULL, but offsets reach " + std::to_string(end));
+    }
+    const int32_t n_vocab = model->facts().n_vocab;
+    for (int64_t i = 0; i < n_texts; ++i) {
+        for (int64_t k = offsets[i]; k < offsets[i + 1]; ++k) {
+            if (ids[k] < 0 || ids[k] >= n_vocab) {
+                throw Error(GGE_E_INVALID,
+                            "text " + std::to_string(i) + " has token id " + std::to_string(ids[k]) +
+                                ", the vocabulary has " + std::to_string(n_vocab) + " tokens",
+                            i);
+            }
+        }
+    }
+    Tokens tokens;
+    tokens.ids.assign(ids + begin, ids + end);
+    tokens.offsets.reserve(static_cast<size_t>(n_texts) + 1);
+    for (int64_t i = 0; i <= n_texts; ++i) {
+        tokens.offsets.push_back(offsets[i] - begin);
+    }
+    tokens.status.assign(static_cast<size_t>(n_texts), GGE_OK);
+    tokens.model = std::move(model);
+    return tokens;
+}
+
+} // namespace gge

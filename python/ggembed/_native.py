@@ -1,0 +1,392 @@
+"""The binding: finds, loads and calls the native library. The only module that knows cffi."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib.metadata
+import importlib.resources
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._buffers import FloatArray, row_stride
+from .errors import BY_STATUS, EmbedError, InternalError, InvalidInputError, LibraryLoadError
+
+ABI_VERSION = 1  # the GGE_ABI_VERSION that this module is written for
+PACKAGE_VERSION = importlib.metadata.version("ggembed")
+LIBRARY_NAME = {"darwin": "libggembed.dylib", "win32": "ggembed.dll"}.get(
+    sys.platform, "libggembed.so"
+)
+
+Progress = Callable[[int, int], object]
+
+log = logging.getLogger("ggembed")
+log.addHandler(logging.NullHandler())  # else logging prints warnings to stderr by itself
+
+_LOG_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+
+
+class Call:
+    """What the callbacks of one native call share with the Python function that made it."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.exception: BaseException | None = None
+        # Python handles signals on the main thread and only between bytecodes: there, the abort
+        # callback is what lets Ctrl-C through. Elsewhere it serves to stop after an exception.
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        self.wants_abort = on_main_thread or progress is not None
+
+
+class Library:
+    """The loaded shared library, its declarations, and the callbacks that it may call."""
+
+    def __init__(self) -> None:
+        from cffi import FFI  # with its parser about 50 ms, so not before the first use
+
+        path, header = _find()
+        self.path = path
+        ffi: Any = FFI()
+        self.ffi = ffi
+        ffi.cdef(header[header.index("/* cffi: begin */") : header.index("/* cffi: end */")])
+        try:
+            self.lib: Any = ffi.dlopen(path)
+        except OSError as err:
+            raise LibraryLoadError(f"cannot load the native library: {err}") from err
+        self._check_version(header)
+        self._log_level = 0
+        self._interrupt: BaseException | None = None
+        # One closure each for the life of the process; user_data tells the calls apart.
+        self._on_log = ffi.callback(
+            "void(void *, int32_t, const char *)", self._log, onerror=self._log_failed
+        )
+        self._on_progress = ffi.callback(
+            "void(void *, int64_t, int64_t)", self._progress, onerror=self._keep_exception
+        )
+        self._on_abort = ffi.callback(
+            "int32_t(void *)", self._abort, error=1, onerror=self._keep_exception
+        )
+        self.follow_log_level()
+        silence = functools.partial(self.lib.gge_set_log, ffi.NULL, ffi.NULL)
+        atexit.register(_in_process, os.getpid(), silence, self.lib.GGE_LOG_ERROR)
+
+    def _check_version(self, header: str) -> None:
+        found, oldest = self.lib.gge_abi_version(), self.lib.gge_abi_oldest()
+        version = self.string(self.lib.gge_version())
+        match = re.search(r"^#define GGE_ABI_VERSION (\d+)", header, re.MULTILINE)
+        declared = int(match[1]) if match else 0
+        release = re.match(r"\d+\.\d+\.\d+", PACKAGE_VERSION)
+        if oldest <= ABI_VERSION <= found == declared and release and release[0] == version:
+            return
+        raise LibraryLoadError(
+            f"the native library does not fit the package: ggembed {PACKAGE_VERSION} wants version "
+            f"{PACKAGE_VERSION} with ABI {ABI_VERSION}, found version {version} with ABI {found} "
+            f"(oldest {oldest}, header {declared}) in {self.path}; install or build ggembed again"
+        )
+
+    # Callbacks. Exceptions leave through onerror, also a KeyboardInterrupt that Python raises
+    # before the first line of the callback has run.
+
+    def _progress(self, user_data: Any, done: int, total: int) -> None:
+        call: Call = self.ffi.from_handle(user_data)
+        if call.progress is not None and call.exception is None:
+            call.progress(done, total)
+
+    def _abort(self, user_data: Any) -> int:
+        call: Call = self.ffi.from_handle(user_data)
+        if self._interrupt is not None and call.exception is None:
+            call.exception, self._interrupt = self._interrupt, None
+        return call.exception is not None
+
+    def _keep_exception(self, exc_type: Any, exc: BaseException, traceback: Any) -> None:
+        call: Call = self.ffi.from_handle(traceback.tb_frame.f_locals["user_data"])
+        call.exception = call.exception or exc
+
+    def _log(self, user_data: Any, level: int, message: Any) -> None:
+        log.log(_LOG_LEVELS.get(level, logging.ERROR), "%s", self.string(message))
+
+    def _log_failed(self, exc_type: Any, exc: BaseException, traceback: Any) -> None:
+        # A failing log handler must not fail the call; Ctrl-C goes to the next abort callback.
+        if not isinstance(exc, Exception):
+            self._interrupt = exc
+
+    def follow_log_level(self) -> None:
+        """Tells the library to drop lines that the logger would drop anyway."""
+        wanted = log.getEffectiveLevel()
+        level = next((gge for gge, py in _LOG_LEVELS.items() if py >= wanted), 4)
+        if level != self._log_level:
+            self._log_level = level
+            self.lib.gge_set_log(self._on_log, self.ffi.NULL, level)
+
+    # Conversions
+
+    def string(self, chars: Any) -> str:
+        """A NUL-terminated C string."""
+        data: bytes = self.ffi.string(chars)
+        return data.decode("utf-8", "replace")
+
+    def struct(self, name: str) -> Any:
+        """A zeroed struct with its size filled in."""
+        struct = self.ffi.new(f"{name} *")
+        struct.struct_size = self.ffi.sizeof(name)
+        return struct
+
+    def fields(self, struct: Any) -> dict[str, Any]:
+        """A filled struct as a dict: char arrays become str."""
+        values = {}
+        for name, field in self.ffi.typeof(struct).item.fields or ():
+            value = getattr(struct, name)
+            values[name] = self.string(value) if field.type.kind == "array" else value
+        return values
+
+    def arm(self, opts: Any, call: Call) -> Any:
+        """Puts the callbacks of a call into its options; returns what must live as long as it."""
+        handle = self.ffi.new_handle(call)
+        opts.user_data = handle
+        if call.progress is not None:
+            opts.progress = self._on_progress
+        if call.wants_abort:
+            opts.abort = self._on_abort
+        return handle
+
+    def error(self) -> Any:
+        """A fresh error struct."""
+        return self.ffi.new("gge_error *")
+
+    def owned(self, pointer: Any, free: Any) -> Any:
+        """A handle that frees itself, but not in a forked child, which lacks its threads."""
+        return self.ffi.gc(pointer, functools.partial(_in_process, os.getpid(), free))
+
+    def name(self, prefix: str, value: int) -> str:
+        """The lower-case name of an enum's value: ``name("GGE_POOLING_", 2)`` is ``"mean"``."""
+        for constant in dir(self.lib):
+            if constant.startswith(prefix) and getattr(self.lib, constant) == value:
+                return constant[len(prefix) :].lower()
+        raise InternalError(f"the native library returned the unknown value {prefix}{value}")
+
+
+def _find() -> tuple[str, str]:
+    """Path of the shared library in the package folder, and the text of the header beside it."""
+    folder = importlib.resources.files("ggembed")
+    path, header = folder.joinpath(LIBRARY_NAME), folder.joinpath("ggembed.h")
+    if not isinstance(path, os.PathLike) or not (path.is_file() and header.is_file()):
+        raise LibraryLoadError(
+            f"{LIBRARY_NAME} or ggembed.h is missing from the package folder {folder}; "
+            "install or build ggembed again"
+        )
+    return os.fspath(path), header.read_text("utf-8")
+
+
+_library: Library | None = None
+_library_lock = threading.Lock()
+
+
+def library() -> Library:
+    """The native library, loaded on first use."""
+    global _library
+    if _library is None:
+        with _library_lock:
+            if _library is None:
+                _library = Library()
+    return _library
+
+
+def _in_process(pid: int, function: Callable[[Any], object], argument: Any) -> None:
+    """Calls a function, unless this is a forked child of the process it belongs to."""
+    if os.getpid() == pid:
+        function(argument)
+
+
+def check(status: int, err: Any, call: Call | None = None) -> None:
+    """Raises what a native call came to; the only place where a status becomes an exception."""
+    if call is not None and call.exception is not None:
+        try:
+            raise call.exception
+        finally:
+            call.exception = None  # the traceback holds this frame, and this frame the call
+    if status == 0:
+        return
+    lib = library()
+    name = lib.string(lib.lib.gge_status_name(status))
+    message = lib.string(err.message) or name
+    index = int(err.input_index)
+    error: type[EmbedError] = BY_STATUS.get(name, InternalError)
+    raise error(message, input_index=index if index >= 0 else None)
+
+
+def c_string(text: str | bytes, what: str) -> bytes:
+    """Bytes of a string for C, which ends at a NUL."""
+    data = text.encode() if isinstance(text, str) else text
+    if b"\0" in data:
+        raise InvalidInputError(f"{what} must not hold a NUL byte, got {text!r}")
+    return data
+
+
+class Model:
+    """Owner of a gge_model."""
+
+    def __init__(
+        self, path: str, *, device: str, n_gpu_layers: int, mmap: bool, progress: Progress | None
+    ) -> None:
+        lib = library()
+        lib.follow_log_level()
+        ffi, call = lib.ffi, Call(progress)
+        opts = lib.struct("gge_model_options")
+        device_chars = ffi.new("char[]", c_string(device, "device"))
+        opts.device = device_chars
+        opts.n_gpu_layers = n_gpu_layers
+        opts.mmap = lib.lib.GGE_ON if mmap else lib.lib.GGE_OFF
+        alive = lib.arm(opts, call)
+        out, err = ffi.new("gge_model **"), lib.error()
+        status = lib.lib.gge_model_load(c_string(os.fsencode(path), "model"), opts, out, err)
+        del alive
+        if out[0]:
+            self.pointer = lib.owned(out[0], lib.lib.gge_model_free)
+        check(status, err, call)
+
+    def info(self) -> dict[str, Any]:
+        """Fields of gge_model_info."""
+        lib = library()
+        info, err = lib.struct("gge_model_info"), lib.error()
+        check(lib.lib.gge_model_get_info(self.pointer, info, err), err)
+        return lib.fields(info)
+
+    def metadata(self) -> dict[str, str]:
+        """Scalar metadata of the file."""
+        lib = library()
+        key, value = lib.lib.gge_model_meta_key, lib.lib.gge_model_meta_value
+        return {
+            lib.string(key(self.pointer, i)): lib.string(value(self.pointer, i))
+            for i in range(lib.lib.gge_model_meta_count(self.pointer))
+        }
+
+
+class Tokens:
+    """Owner of a gge_tokens: the token ids of a list of texts."""
+
+    def __init__(
+        self,
+        model: Model,
+        texts: bytes,
+        offsets: npt.NDArray[np.int64],
+        *,
+        prompt: bytes = b"",
+        add_special: bool = True,
+    ) -> None:
+        lib = library()
+        ffi = lib.ffi
+        opts = lib.struct("gge_tokenize_options")
+        prompt_chars = ffi.from_buffer("uint8_t[]", prompt)
+        opts.prompt, opts.prompt_bytes = prompt_chars, len(prompt)
+        opts.add_special = lib.lib.GGE_ON if add_special else lib.lib.GGE_OFF
+        out, err = ffi.new("gge_tokens **"), lib.error()
+        status = lib.lib.gge_tokenize(
+            model.pointer,
+            ffi.from_buffer("uint8_t[]", texts),
+            ffi.from_buffer("int64_t[]", offsets),
+            len(offsets) - 1,
+            opts,
+            out,
+            err,
+        )
+        check(status, err)
+        self.pointer = lib.owned(out[0], lib.lib.gge_tokens_free)
+        self.n_texts = len(offsets) - 1
+
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Where each text's ids begin: (n_texts + 1,)."""
+        lib = library()
+        start = lib.lib.gge_tokens_offsets(self.pointer)
+        return np.array(lib.ffi.unpack(start, self.n_texts + 1), np.int64)
+
+    def ids(self) -> npt.NDArray[np.int32]:
+        """All ids, one text after the other."""
+        lib = library()
+        n_tokens = int(lib.lib.gge_tokens_offsets(self.pointer)[self.n_texts])
+        data = lib.ffi.buffer(lib.lib.gge_tokens_ids(self.pointer), 4 * n_tokens)
+        return np.frombuffer(data, np.int32).copy()
+
+
+class Engine:
+    """Owner of a gge_engine. Any number of threads may call it; close() may come at any moment."""
+
+    def __init__(self, model: Model, *, attention: str, **numbers: int) -> None:
+        lib = library()
+        opts = lib.struct("gge_engine_options")
+        opts.attention = getattr(lib.lib, f"GGE_ATTENTION_{attention.upper()}")
+        for name, number in numbers.items():
+            setattr(opts, name, number)
+        out, err = lib.ffi.new("gge_engine **"), lib.error()
+        check(lib.lib.gge_engine_create(model.pointer, opts, out, err), err)
+        self.pointer = lib.owned(out[0], lib.lib.gge_engine_free)
+        # Runs once: when called, when this object dies, or before the interpreter shuts down.
+        self.close = weakref.finalize(
+            self, _in_process, os.getpid(), lib.lib.gge_engine_close, self.pointer
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Fields of gge_engine_info."""
+        lib = library()
+        info, err = lib.struct("gge_engine_info"), lib.error()
+        check(lib.lib.gge_engine_get_info(self.pointer, info, err), err)
+        return lib.fields(info)
+
+    def encode(
+        self,
+        tokens: Tokens,
+        out: FloatArray,
+        *,
+        pooling: str,
+        truncate_dim: int,
+        normalize: bool,
+        progress: Progress | None,
+    ) -> None:
+        """Fills the rows of `out`, (n_rows, dim), whose layout the caller has checked."""
+        lib = library()
+        call = Call(progress)
+        opts = lib.struct("gge_encode_options")
+        opts.pooling = getattr(lib.lib, f"GGE_POOLING_{pooling.upper()}")
+        opts.truncate_dim = truncate_dim
+        opts.normalize = lib.lib.GGE_ON if normalize else lib.lib.GGE_OFF
+        alive = lib.arm(opts, call)
+        start = lib.ffi.cast("float *", out.__array_interface__["data"][0])
+        err = lib.error()
+        status = lib.lib.gge_encode(
+            self.pointer, tokens.pointer, opts, start, out.shape[0], row_stride(out), err
+        )
+        del alive
+        check(status, err, call)
+
+
+def devices() -> list[dict[str, Any]]:
+    """Fields of gge_device_info of every device."""
+    lib = library()
+    found = []
+    for i in range(lib.lib.gge_device_count()):
+        info, err = lib.struct("gge_device_info"), lib.error()
+        check(lib.lib.gge_device_get(i, info, err), err)
+        found.append({**lib.fields(info), "kind": lib.name("GGE_DEVICE_", info.kind)})
+    return found
+
+
+def version() -> str:
+    """Version of the native library."""
+    lib = library()
+    return lib.string(lib.lib.gge_version())
+
+
+def build_info() -> dict[str, Any]:
+    """How the native library was built."""
+    lib = library()
+    info: dict[str, Any] = json.loads(lib.string(lib.lib.gge_build_info()))
+    return info

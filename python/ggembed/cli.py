@@ -1,0 +1,252 @@
+"""The command line: ``ggembed demo | embed | info | devices | tokenize``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import BinaryIO
+
+import numpy as np
+
+from . import __version__
+from ._buffers import FloatArray
+from .embedder import Embedder, devices
+from .errors import EmbedError, InvalidInputError
+from .types import DeviceInfo
+
+_CHUNK_TEXTS = 512  # texts that are held in memory at a time while rows stream out
+_FORMATS = ("npy", "jsonl", "csv")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 after an error, 130 after Ctrl-C, 141 if the reader of standard output
+        went away. Wrong usage raises SystemExit with status 2.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = args.command
+    try:
+        command(args)
+        sys.stdout.flush()
+        return 0
+    except _UsageError as err:
+        parser.error(str(err))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (EmbedError, OSError, ValueError, MemoryError) as err:
+        print(f"ggembed: error: {' '.join(str(err).split())}", file=sys.stderr)
+        return 1
+
+
+class _UsageError(Exception):
+    """Arguments that do not go together."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ggembed", description="Text embeddings from GGUF models, without a server."
+    )
+    parser.add_argument("--version", action="version", version=f"ggembed {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("-m", "--model", help="GGUF file (default: the demo model)")
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, metal, ...")
+    model.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    texts = argparse.ArgumentParser(add_help=False)
+    texts.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: lines of stdin)")
+    texts.add_argument("-f", "--file", help="read one text per line from a file, - for stdin")
+    texts.add_argument("--prompt-name", metavar="NAME", help="put a prompt of the model in front")
+    texts.add_argument("--prompt", metavar="TEXT", help="put this in front of every text")
+
+    demo = commands.add_parser(
+        "demo", parents=[model], help="embed Python's docstrings and answer questions from them"
+    )
+    demo.add_argument("questions", nargs="*", metavar="QUESTION", help="what to ask instead")
+    demo.set_defaults(command=_demo)
+
+    embed = commands.add_parser("embed", parents=[model, texts], help="print rows of texts")
+    embed.add_argument("--truncate-dim", type=int, metavar="N", help="cut rows to N values")
+    embed.add_argument("--no-normalize", action="store_true", help="keep the length of rows")
+    embed.add_argument("--format", choices=_FORMATS, help="default: by the name of -o, or jsonl")
+    embed.add_argument("-o", "--output", help="write to a file instead of standard output")
+    embed.set_defaults(command=_embed)
+
+    info = commands.add_parser("info", help="describe a model")
+    info.add_argument("model", nargs="?", metavar="MODEL", help="GGUF file (default: demo model)")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.set_defaults(command=_info)
+
+    listing = commands.add_parser("devices", help="list the devices that can run models")
+    listing.add_argument("--json", action="store_true", help="print one JSON array")
+    listing.set_defaults(command=_devices)
+
+    tokenize = commands.add_parser("tokenize", parents=[model, texts], help="print token ids")
+    tokenize.add_argument("--count", action="store_true", help="print the number of tokens only")
+    tokenize.set_defaults(command=_tokenize)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from . import demo
+
+    questions = args.questions or demo.QUESTIONS
+    demo.run(args.model, questions, device=args.device, n_threads=args.threads)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    suffix = os.path.splitext(args.output or "")[1].lstrip(".")
+    form = args.format or (suffix if suffix in _FORMATS else "jsonl")
+    if form == "npy" and args.output is None and sys.stdout.isatty():
+        raise _UsageError("npy is binary: name a file with -o, or send it down a pipe")
+    with contextlib.ExitStack() as stack:
+        source = _texts(args, stack)
+        embedder = stack.enter_context(_embedder(args))
+        _check_prompt(args, embedder)
+        sink: BinaryIO = sys.stdout.buffer
+        if args.output is not None:
+            sink = stack.enter_context(open(args.output, "wb"))
+        chunks = _encode(embedder, source, args)
+        if form == "npy":
+            rows = [row for _, row in chunks]
+            width = args.truncate_dim or embedder.dim
+            _write_npy(sink, np.concatenate(rows) if rows else np.empty((0, width), np.float32))
+            return
+        for chunk, rows_of_chunk in chunks:
+            for text, row in zip(chunk, rows_of_chunk, strict=True):
+                # numpy's str of a float32 is the shortest text that reads back as the same value.
+                numbers = ",".join(row.astype("U"))
+                line = numbers
+                if form == "jsonl":
+                    line = f'{{"text": {json.dumps(text)}, "embedding": [{numbers}]}}'
+                sink.write(f"{line}\n".encode())
+            sink.flush()
+
+
+def _encode(
+    embedder: Embedder, source: Iterator[str], args: argparse.Namespace
+) -> Iterator[tuple[list[str], FloatArray]]:
+    """Texts and their rows, chunk by chunk; errors name the text by its number among all."""
+    first = 0
+    while chunk := list(islice(source, _CHUNK_TEXTS)):
+        try:
+            rows = embedder.encode(
+                chunk,
+                prompt=args.prompt,
+                prompt_name=args.prompt_name,
+                truncate_dim=args.truncate_dim,
+                normalize_embeddings=not args.no_normalize,
+            )
+        except EmbedError as err:
+            if err.input_index is None or first == 0:
+                raise
+            raise type(err)(f"in the chunk that begins with text {first}: {err}") from err
+        yield chunk, rows
+        first += len(chunk)
+
+
+def _write_npy(sink: BinaryIO, rows: FloatArray) -> None:
+    # np.save asks the stream for its position, which a pipe does not have.
+    np.lib.format.write_array_header_1_0(sink, np.lib.format.header_data_from_array_1_0(rows))
+    sink.write(np.ascontiguousarray(rows).data)
+
+
+def _tokenize(args: argparse.Namespace) -> None:
+    with contextlib.ExitStack() as stack:
+        source = _texts(args, stack)
+        embedder = stack.enter_context(_embedder(args))
+        _check_prompt(args, embedder)
+        while chunk := list(islice(source, _CHUNK_TEXTS)):
+            for ids in embedder.tokenize(chunk, prompt=args.prompt, prompt_name=args.prompt_name):
+                print(len(ids) if args.count else " ".join(map(str, ids)))
+            sys.stdout.flush()
+
+
+def _info(args: argparse.Namespace) -> None:
+    with Embedder(args.model) as embedder:
+        facts = dataclasses.asdict(embedder.info())
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            _print_table([f"  {key}", " ".join(f"{item}".split())] for key, item in value.items())
+        else:
+            print(f"{name}: {'-' if value is None else value}")
+
+
+def _devices(args: argparse.Namespace) -> None:
+    found = devices()
+    if args.json:
+        print(json.dumps([dataclasses.asdict(device) for device in found], indent=2))
+        return
+    _print_table(map(_device_row, found))
+
+
+def _device_row(device: DeviceInfo) -> list[str]:
+    free, total = device.memory_free / 2**30, device.memory_total / 2**30
+    return [device.name, f"{free:.1f} of {total:.1f} GiB free", device.description]
+
+
+def _print_table(rows: Iterable[list[str]]) -> None:
+    """Columns as wide as their widest cell."""
+    table = list(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def _embedder(args: argparse.Namespace) -> Embedder:
+    return Embedder(args.model, device=args.device, n_threads=args.threads)
+
+
+def _check_prompt(args: argparse.Namespace, embedder: Embedder) -> None:
+    """Finds a wrong prompt before anything is read or written."""
+    if args.prompt is not None and args.prompt_name is not None:
+        raise _UsageError("--prompt and --prompt-name exclude each other")
+    embedder.count_tokens([], prompt_name=args.prompt_name)
+
+
+def _texts(args: argparse.Namespace, stack: contextlib.ExitStack) -> Iterator[str]:
+    """The texts of a command, read as they are needed."""
+    if args.texts:
+        if args.file is not None:
+            raise _UsageError("texts and --file exclude each other")
+        return iter(args.texts)
+    if args.file not in (None, "-"):
+        return _lines(stack.enter_context(open(args.file, "rb")), args.file)
+    if args.file is None and sys.stdin.isatty():
+        raise _UsageError("no texts: give them as arguments, with -f FILE, or on standard input")
+    return _lines(sys.stdin.buffer, "standard input")
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Lines of UTF-8 without their ends."""
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise InvalidInputError(f"line {number} of {name} is not valid UTF-8") from None

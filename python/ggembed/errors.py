@@ -1,0 +1,107 @@
+"""Exceptions of ggembed and the table from native statuses to them."""
+
+from __future__ import annotations
+
+
+class EmbedError(Exception):
+    """Base of all errors that ggembed raises itself.
+
+    Attributes
+    ----------
+    status : str or None
+        Name of the native status, such as ``"GGE_E_TOO_LONG"``; None if the error arose in Python.
+    input_index : int or None
+        Position of the text at fault among the texts of the call, if there is one.
+    """
+
+    status: str | None = None
+    input_index: int | None
+
+    def __init__(self, message: str = "", *, input_index: int | None = None) -> None:
+        super().__init__(message)
+        self.input_index = input_index
+
+
+class InvalidInputError(EmbedError, ValueError):
+    """An argument or a text is not valid."""
+
+    status = "GGE_E_INVALID"
+
+
+class UnsupportedError(EmbedError, NotImplementedError):
+    """A valid request that this model or this build cannot serve."""
+
+    status = "GGE_E_UNSUPPORTED"
+
+
+class ModelFileError(EmbedError, OSError):
+    """A model file cannot be found, opened, read or fetched."""
+
+    status = "GGE_E_IO"
+
+
+class ModelFormatError(EmbedError, ValueError):
+    """A file is not a usable GGUF model."""
+
+    status = "GGE_E_FORMAT"
+
+
+class OutOfMemoryError(EmbedError, MemoryError):
+    """The host or the device has too little memory."""
+
+    status = "GGE_E_MEMORY"
+
+
+class DeviceError(EmbedError, RuntimeError):
+    """A device is missing or failed."""
+
+    status = "GGE_E_DEVICE"
+
+
+class TextTooLongError(EmbedError, ValueError):
+    """A text has more tokens than the context holds."""
+
+    status = "GGE_E_TOO_LONG"
+
+
+class EmptyTextError(EmbedError, ValueError):
+    """A text has no tokens, so there is nothing to pool."""
+
+    status = "GGE_E_EMPTY"
+
+
+class NotFiniteError(EmbedError, ArithmeticError):
+    """A row holds NaN or infinity, also when its text is computed alone."""
+
+    status = "GGE_E_NOT_FINITE"
+
+
+class AbortedError(EmbedError, RuntimeError):
+    """A call was stopped before its end."""
+
+    status = "GGE_E_ABORTED"
+
+
+class ClosedError(EmbedError, RuntimeError):
+    """An Embedder was used after ``close()``, or in a forked child of the process that made it."""
+
+    status = "GGE_E_CLOSED"
+
+
+class InternalError(EmbedError, RuntimeError):
+    """A fault in ggembed or in llama.cpp."""
+
+    status = "GGE_E_INTERNAL"
+
+
+class LibraryLoadError(EmbedError, ImportError):
+    """The native library is missing, cannot be loaded or does not fit this package."""
+
+
+class MissingExtraError(EmbedError, ImportError):
+    """A feature needs packages of an optional extra that is not installed."""
+
+
+BY_STATUS: dict[str, type[EmbedError]] = {
+    error.status: error for error in EmbedError.__subclasses__() if error.status is not None
+}

@@ -1,0 +1,154 @@
+"""Plain values of the public interface: enums and frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class _Name(str, Enum):
+    """A string with a fixed set of values."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Pooling(_Name):
+    """How the token rows of a text become one row.
+
+    ``NONE`` keeps one row per token. ``RANK`` marks rerankers, which ggembed names but does not run.
+    """
+
+    NONE = "none"
+    MEAN = "mean"
+    CLS = "cls"
+    LAST = "last"
+    RANK = "rank"
+
+
+class Attention(_Name):
+    """Which tokens a token sees: those before it, or all."""
+
+    CAUSAL = "causal"
+    BIDIRECTIONAL = "bidirectional"
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device that can run models.
+
+    Attributes
+    ----------
+    name : str
+        What the ``device`` argument takes: ``"cpu"``, ``"cuda:0"``, ``"metal:0"``.
+    kind : str
+        ``"cpu"``, ``"cuda"``, ``"metal"`` or ``"other"``.
+    index : int
+        Number among the devices of its kind, from 0.
+    description : str
+        The device as its driver calls it.
+    memory_total, memory_free : int
+        Memory in bytes.
+    """
+
+    name: str
+    kind: str
+    index: int
+    description: str
+    memory_total: int
+    memory_free: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What an Embedder knows about its model and how it runs it.
+
+    Attributes
+    ----------
+    path : str
+        The GGUF file.
+    name, architecture, quantization, tokenizer : str
+        ``general.name`` (may be empty), ``general.architecture``, llama.cpp's name of the file
+        type, and ``tokenizer.ggml.model``.
+    dim : int
+        Width of a full row.
+    truncate_dim : int or None
+        Width that rows are cut to by default.
+    n_layer, n_vocab : int
+        Layers and vocabulary size.
+    n_ctx, n_ctx_train : int
+        Longest text in tokens that is accepted, and the limit of the file.
+    n_params, tensor_bytes, file_bytes : int
+        Parameters, size of all weights, and size of the file or files.
+    pooling, pooling_source
+        Pooling in use, and where it comes from: ``"argument"``, ``"file"``, or ``"attention"`` if
+        the file has no rule and it follows from the attention type.
+    attention, attention_source
+        Attention in use, and ``"argument"`` or ``"file"``.
+    add_bos, add_eos : bool
+        Whether a text gets an opening and a closing token.
+    add_eos_source : str
+        ``"file"``, or ``"ggembed"`` if the file lacks the rule that its architecture needs.
+    token_bos, token_eos, token_sep, token_pad : int or None
+        Ids of the special tokens.
+    device, device_reason : str
+        Where the weights are, and why there.
+    n_gpu_layers : int
+        Layers on the device.
+    n_threads, n_ubatch, n_seq_max : int
+        CPU threads, current token budget of a micro-batch, most sequences packed into one.
+    prompts : mapping of str to str
+        Prompts by name.
+    prompts_source : str or None
+        ``"argument"``, ``"file"``, ``"profile"``, or None if there are no rules for this model.
+    profile : str or None
+        Name of the profile that was recognised.
+    default_prompt_name : str or None
+        The prompt that ``encode`` uses if none is named.
+    version : str
+        Version of the native library.
+    build : mapping
+        How the native library was built.
+    metadata : mapping of str to str
+        Scalar metadata of the file; arrays appear shortened.
+    """
+
+    path: str
+    name: str
+    architecture: str
+    quantization: str
+    tokenizer: str
+    dim: int
+    truncate_dim: int | None
+    n_layer: int
+    n_vocab: int
+    n_ctx: int
+    n_ctx_train: int
+    n_params: int
+    tensor_bytes: int
+    file_bytes: int
+    pooling: Pooling
+    pooling_source: str
+    attention: Attention
+    attention_source: str
+    add_bos: bool
+    add_eos: bool
+    add_eos_source: str
+    token_bos: int | None
+    token_eos: int | None
+    token_sep: int | None
+    token_pad: int | None
+    device: str
+    device_reason: str
+    n_gpu_layers: int
+    n_threads: int
+    n_ubatch: int
+    n_seq_max: int
+    prompts: Mapping[str, str]
+    prompts_source: str | None
+    profile: str | None
+    default_prompt_name: str | None
+    version: str
+    build: Mapping[str, object]
+    metadata: Mapping[str, str]

@@ -1,0 +1,151 @@
+// A model without weights. One byte of text is one token; the row of a token is
+//     [ id, position, number of tokens of its sequence so far, number of sequences in the batch ]
+// so that tests can tell from a row where it was computed. Some ids misbehave.
+#pragma once
+
+#include "model.h"
+
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <thread>
+
+namespace fake {
+
+constexpr int32_t id_nan = 200;           // its row is NaN, always
+constexpr int32_t id_nan_in_company = 201; // its row is NaN unless the cache was wiped just before
+constexpr int32_t id_no_memory = 202;     // the batch fails with GGE_E_MEMORY
+constexpr int32_t id_slow = 203;          // runs until it is aborted
+constexpr int32_t n_embd = 4;
+
+// What sessions did, shared with the test.
+struct Log {
+    std::mutex mutex;
+    std::vector<std::vector<int32_t>> batches; // ids
+    std::vector<gge::SessionOptions> opened;
+    int n_wipes = 0;
+    bool slow_started = false;
+
+    std::vector<std::vector<int32_t>> get_batches() {
+        const std::lock_guard<std::mutex> lock(mutex);
+        return batches;
+    }
+};
+
+class Session final : public gge::BackendSession {
+public:
+    Session(gge::SessionOptions options, Log &log) : options_(options), log_(log) {}
+
+    void reset(bool wipe) override {
+        seen_.clear();
+        wiped_ = wiped_ || wipe;
+        const std::lock_guard<std::mutex> lock(log_.mutex);
+        log_.n_wipes += wipe ? 1 : 0;
+    }
+
+    const float *compute(const gge::TokenBatch &batch, const std::atomic<bool> &abort) override {
+        const size_t n = batch.ids.size();
+        if (n == 0 || static_cast<int64_t>(n) > options_.n_ubatch) {
+            throw gge::Error(GGE_E_INTERNAL, "micro-batch too large");
+        }
+        {
+            const std::lock_guard<std::mutex> lock(log_.mutex);
+            log_.batches.push_back(batch.ids);
+        }
+        const int32_t n_seq = batch.sequences.back() + 1;
+        if (n_seq > options_.n_seq_max) {
+            throw gge::Error(GGE_E_INTERNAL, "too many sequences");
+        }
+        rows_.clear();
+        for (size_t t = 0; t < n; ++t) {
+            const int32_t id = batch.ids[t];
+            if (id == id_no_memory) {
+                throw gge::Error(GGE_E_MEMORY, "no memory");
+            }
+            if (id == id_slow) {
+                {
+                    const std::lock_guard<std::mutex> lock(log_.mutex);
+                    log_.slow_started = true;
+                }
+                while (!abort) {
+                    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                }
+                throw gge::Error(GGE_E_ABORTED, "aborted");
+            }
+            int64_t &n_seen = seen_[batch.sequences[t]];
+            if (batch.positions[t] != n_seen) {
+                throw gge::Error(GGE_E_INTERNAL, "positions of a sequence do not follow each other");
+            }
+            ++n_seen;
+            if (n_seen > options_.n_ctx) {
+                throw gge::Error(GGE_E_INTERNAL, "cache is full");
+            }
+            const bool bad = id == id_nan || (id == id_nan_in_company && !wiped_);
+            rows_.push_back(bad ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(id));
+            rows_.push_back(static_cast<float>(batch.positions[t]));
+            rows_.push_back(static_cast<float>(n_seen));
+            rows_.push_back(static_cast<float>(n_seq));
+        }
+        wiped_ = false;
+        return rows_.data();
+    }
+
+private:
+    gge::SessionOptions options_;
+    Log &log_;
+    std::map<int32_t, int64_t> seen_;
+    bool wiped_ = false;
+    std::vector<float> rows_;
+};
+
+class Model final : public gge::BackendModel {
+public:
+    explicit Model(Log &log) : log_(log) {
+        facts_.architecture = "fake";
+        facts_.tokenizer = "bytes";
+        facts_.n_embd = n_embd;
+        facts_.n_layer = 1;
+        facts_.n_ctx_train = 1024;
+        facts_.n_vocab = 256;
+        facts_.attention = gge::Attention::causal;
+        facts_.has_cache = true;
+    }
+
+    const gge::ModelFacts &facts() const noexcept override { return facts_; }
+    gge::ModelFacts &facts() noexcept { return facts_; }
+
+    void tokenize(std::string_view text, bool add_special, bool, std::vector<int32_t> &ids) const override {
+        if (add_special && facts_.token_bos >= 0) {
+            ids.push_back(facts_.token_bos);
+        }
+        for (const char c : text) {
+            ids.push_back(static_cast<unsigned char>(c));
+        }
+        if (add_special && facts_.token_eos >= 0 && facts_.architecture != "eurobert") {
+            ids.push_back(facts_.token_eos);
+        }
+    }
+
+    std::unique_ptr<gge::BackendSession> open(const gge::SessionOptions &options) const override {
+        const std::lock_guard<std::mutex> lock(log_.mutex);
+        if (options.n_ubatch > n_ubatch_limit || options.n_ctx > n_ubatch_limit) {
+            throw gge::Error(GGE_E_MEMORY, "no memory for the compute state");
+        }
+        log_.opened.push_back(options);
+        return std::make_unique<Session>(options, log_);
+    }
+
+    int64_t n_ubatch_limit = 1 << 20;
+
+private:
+    gge::ModelFacts facts_;
+    Log &log_;
+};
+
+inline std::shared_ptr<const gge::Model> wrap(std::unique_ptr<Model> model) {
+    return std::make_shared<const gge::Model>(std::move(model), gge::DeviceChoice{gge::Device{}, "fake"});
+}
+
+} // namespace fake

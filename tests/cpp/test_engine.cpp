@@ -1,0 +1,351 @@
+#include "check.h"
+#include "engine.h"
+#include "fake_backend.h"
+
+#include <cmath>
+#include <set>
+
+using namespace gge;
+
+namespace {
+
+EngineOptions small() {
+    EngineOptions o;
+    o.n_ubatch = 16;
+    o.n_seq_max = 4;
+    o.n_threads = 1;
+    return o;
+}
+
+EncodeOptions raw(gge_pooling pooling = GGE_POOLING_LAST) {
+    EncodeOptions o;
+    o.pooling = pooling;
+    o.normalize = false;
+    return o;
+}
+
+// An engine over the fake model, and what a caller needs around it.
+struct Setup {
+    explicit Setup(EngineOptions options = small(), const std::function<void(fake::Model &)> &change = {}) {
+        auto backend = std::make_unique<fake::Model>(log);
+        if (change) {
+            change(*backend);
+        }
+        model = fake::wrap(std::move(backend));
+        engine = std::make_unique<Engine>(model, options);
+    }
+
+    Tokens tokens(const std::vector<std::vector<int32_t>> &texts) const {
+        std::vector<int32_t> ids;
+        std::vector<int64_t> offsets = {0};
+        for (const auto &text : texts) {
+            ids.insert(ids.end(), text.begin(), text.end());
+            offsets.push_back(static_cast<int64_t>(ids.size()));
+        }
+        return take_ids(model, ids.data(), offsets.data(), static_cast<int64_t>(texts.size()));
+    }
+
+    std::vector<float> encode(const Tokens &t, EncodeOptions options = raw()) const {
+        const size_t n_rows = options.pooling == GGE_POOLING_NONE ? t.ids.size() : static_cast<size_t>(t.n_texts());
+        std::vector<float> out(n_rows * 4, -1.0F);
+        engine->encode(t, options, {out.data(), static_cast<int64_t>(n_rows), 4});
+        return out;
+    }
+
+    fake::Log log;
+    std::shared_ptr<const Model> model;
+    std::unique_ptr<Engine> engine;
+};
+
+std::vector<int32_t> sequence(int32_t from, int32_t n) {
+    std::vector<int32_t> ids;
+    for (int32_t i = 0; i < n; ++i) {
+        ids.push_back((from + i) % 200);
+    }
+    return ids;
+}
+
+} // namespace
+
+TEST(rows_come_back_in_the_order_of_the_inputs) {
+    const Setup s;
+    std::vector<std::vector<int32_t>> texts;
+    for (int32_t i = 0; i < 50; ++i) {
+        texts.push_back(sequence(i, 1 + (i * 7) % 16));
+    }
+    const auto out = s.encode(s.tokens(texts));
+    for (size_t i = 0; i < texts.size(); ++i) {
+        CHECK_EQ(out[i * 4], static_cast<float>(texts[i].back()));
+        CHECK_EQ(out[i * 4 + 2], static_cast<float>(texts[i].size()));
+    }
+}
+
+TEST(no_input_gives_no_rows_and_touches_no_session) {
+    Setup s;
+    CHECK(s.encode(s.tokens({})).empty());
+    CHECK(s.log.get_batches().empty());
+}
+
+TEST(each_pooling_sees_all_pieces_of_a_long_input) {
+    const Setup s;
+    const auto text = sequence(0, 100); // seven micro-batches
+    const Tokens t = s.tokens({text});
+    const auto last = s.encode(t, raw(GGE_POOLING_LAST));
+    CHECK(last == std::vector<float>({99, 99, 100, 1}));
+    const auto cls = s.encode(t, raw(GGE_POOLING_CLS));
+    CHECK(cls == std::vector<float>({0, 0, 1, 1}));
+    const auto mean = s.encode(t, raw(GGE_POOLING_MEAN));
+    CHECK(mean == std::vector<float>({49.5F, 49.5F, 50.5F, 1}));
+    const auto rows = s.encode(t, raw(GGE_POOLING_NONE));
+    for (size_t i = 0; i < text.size(); ++i) {
+        CHECK_EQ(rows[i * 4 + 1], static_cast<float>(i));
+    }
+}
+
+TEST(bidirectional_input_runs_as_a_whole_and_the_session_grows_for_it) {
+    Setup s(small(), [](fake::Model &m) {
+        m.facts().has_cache = false;
+        m.facts().attention = Attention::bidirectional;
+    });
+    const auto out = s.encode(s.tokens({sequence(0, 300)}), raw(GGE_POOLING_LAST));
+    CHECK_EQ(out[2], 300.0F);
+    CHECK_EQ(s.log.get_batches().size(), size_t{1});
+    CHECK_EQ(s.log.opened.size(), size_t{2});
+    CHECK_EQ(s.log.opened[1].n_ubatch, 512);
+    CHECK_EQ(s.engine->info().n_ubatch, 512);
+}
+
+TEST(causal_long_input_grows_the_cache_and_not_the_micro_batch) {
+    Setup s;
+    s.encode(s.tokens({sequence(0, 300)}));
+    CHECK_EQ(s.log.opened.back().n_ubatch, 16);
+    CHECK_EQ(s.log.opened.back().n_ctx, 512);
+}
+
+TEST(default_pooling_follows_the_file_and_then_the_attention) {
+    const Setup causal;
+    CHECK_EQ(causal.model->pooling(), GGE_POOLING_LAST);
+    CHECK_EQ(causal.model->info().pooling_in_file, 0);
+    const Setup bidirectional(small(), [](fake::Model &m) { m.facts().attention = Attention::bidirectional; });
+    CHECK_EQ(bidirectional.model->pooling(), GGE_POOLING_MEAN);
+    const Setup file(small(), [](fake::Model &m) { m.facts().pooling = GGE_POOLING_CLS; });
+    CHECK_EQ(file.model->pooling(), GGE_POOLING_CLS);
+    CHECK_EQ(file.model->info().pooling_in_file, 1);
+    EncodeOptions o = raw(GGE_POOLING_DEFAULT);
+    CHECK_EQ(file.encode(file.tokens({{5, 6}}), o)[0], 5.0F);
+    CHECK_EQ(causal.encode(causal.tokens({{5, 6}}), o)[0], 6.0F);
+}
+
+TEST(rank_pooling_is_refused) {
+    const Setup s(small(), [](fake::Model &m) { m.facts().pooling = GGE_POOLING_RANK; });
+    const Tokens t = s.tokens({{1}});
+    CHECK(check::contains(CHECK_THROWS(GGE_E_UNSUPPORTED, s.encode(t, raw(GGE_POOLING_DEFAULT))), "rank"));
+    CHECK_EQ(s.encode(t, raw(GGE_POOLING_MEAN))[0], 1.0F);
+}
+
+TEST(rows_are_cut_then_normalised_and_the_rest_of_a_row_is_left_alone) {
+    const Setup s;
+    EncodeOptions o = raw();
+    o.normalize = true;
+    o.truncate_dim = 2;
+    const auto out = s.encode(s.tokens({{1, 2, 3, 4}}), o); // last row: 4, 3, 4, 1
+    CHECK(std::abs(out[0] - 0.8F) < 1e-6F && std::abs(out[1] - 0.6F) < 1e-6F);
+    CHECK(out[2] == -1.0F && out[3] == -1.0F);
+}
+
+TEST(arguments_are_checked_with_value_and_limit) {
+    const Setup s;
+    const Tokens t = s.tokens({{1}, {2}});
+    std::vector<float> out(8);
+    const EncodeOptions o = raw();
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, s.engine->encode(t, o, {out.data(), 3, 4})), "3 rows, 2"));
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, s.engine->encode(t, o, {out.data(), 2, 3})), "row_stride is 3"));
+    CHECK_THROWS(GGE_E_INVALID, s.engine->encode(t, o, {nullptr, 2, 4}));
+    EncodeOptions wide = o;
+    wide.truncate_dim = 5;
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, s.encode(t, wide)), "truncate_dim is 5"));
+    const Setup other;
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, s.encode(other.tokens({{1}}))), "another model"));
+    EngineOptions long_ctx = small();
+    long_ctx.n_ctx = 1025;
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, Setup{long_ctx}), "1025"));
+    EngineOptions causal = small();
+    causal.attention = AttentionChoice::causal;
+    CHECK_THROWS(GGE_E_UNSUPPORTED, Setup(causal, [](fake::Model &m) {
+                     m.facts().has_cache = false;
+                     m.facts().attention = Attention::bidirectional;
+                 }));
+}
+
+TEST(too_long_and_empty_inputs_fail_the_call_before_it_computes) {
+    Setup s;
+    const std::string message = CHECK_THROWS(GGE_E_TOO_LONG, s.encode(s.tokens({{1}, sequence(0, 1025)})));
+    CHECK(check::contains(message, "text 1 has 1025 tokens") && check::contains(message, "1024"));
+    CHECK(check::contains(CHECK_THROWS(GGE_E_EMPTY, s.encode(s.tokens({{1}, {}}))), "text 1"));
+    CHECK(s.log.get_batches().empty());
+}
+
+TEST(collected_failures_leave_the_other_rows_right) {
+    const Setup s;
+    std::vector<int32_t> status(5, -1);
+    EncodeOptions o = raw();
+    o.input_status = status.data();
+    const auto out = s.encode(s.tokens({{1}, {}, sequence(0, 2000), {fake::id_nan}, {7}}), o);
+    CHECK(status == std::vector<int32_t>({GGE_OK, GGE_E_EMPTY, GGE_E_TOO_LONG, GGE_E_NOT_FINITE, GGE_OK}));
+    CHECK_EQ(out[0], 1.0F);
+    CHECK_EQ(out[16], 7.0F);
+    for (size_t i = 4; i < 16; ++i) {
+        CHECK(std::isnan(out[i]));
+    }
+}
+
+TEST(collected_failures_of_token_rows_are_nan_rows) {
+    const Setup s;
+    std::vector<int32_t> status(2, -1);
+    EncodeOptions o = raw(GGE_POOLING_NONE);
+    o.input_status = status.data();
+    const auto out = s.encode(s.tokens({{3, fake::id_nan}, {7, 8}}), o);
+    CHECK(status == std::vector<int32_t>({GGE_E_NOT_FINITE, GGE_OK}));
+    CHECK(std::isnan(out[0]) && std::isnan(out[7]));
+    CHECK_EQ(out[8], 7.0F);
+}
+
+TEST(row_that_is_not_finite_is_computed_again_alone_on_a_wiped_cache) {
+    Setup s;
+    const auto out = s.encode(s.tokens({{5}, {fake::id_nan_in_company}, {6}}));
+    CHECK_EQ(out[4], static_cast<float>(fake::id_nan_in_company));
+    CHECK_EQ(out[7], 1.0F); // one sequence in its batch
+    CHECK_EQ(out[3], 3.0F); // the others were not computed again
+    CHECK_EQ(s.log.n_wipes, 1);
+}
+
+TEST(row_that_stays_not_finite_is_an_error_of_that_input) {
+    const Setup s;
+    const std::string message = CHECK_THROWS(GGE_E_NOT_FINITE, s.encode(s.tokens({{5}, {fake::id_nan}})));
+    CHECK(check::contains(message, "text 1"));
+    CHECK_EQ(s.encode(s.tokens({{5}}))[0], 5.0F);
+}
+
+TEST(long_input_that_is_not_finite_is_computed_again_as_a_whole) {
+    const Setup s;
+    auto text = sequence(0, 40);
+    text[3] = fake::id_nan_in_company; // not wiped before the first try
+    std::vector<int32_t> status(2, -1);
+    EncodeOptions o = raw(GGE_POOLING_NONE);
+    o.input_status = status.data();
+    const auto out = s.encode(s.tokens({text, {9}}), o);
+    CHECK(status == std::vector<int32_t>({GGE_OK, GGE_OK}));
+    CHECK_EQ(out[3 * 4], static_cast<float>(fake::id_nan_in_company));
+    CHECK_EQ(out[39 * 4 + 2], 40.0F);
+    CHECK_EQ(out[40 * 4], 9.0F);
+}
+
+TEST(failed_micro_batch_fails_the_call_or_its_inputs) {
+    const Setup s;
+    const Tokens t = s.tokens({sequence(0, 16), {fake::id_no_memory}, {4}});
+    CHECK_THROWS(GGE_E_MEMORY, s.encode(t));
+    std::vector<int32_t> status(3, -1);
+    EncodeOptions o = raw();
+    o.input_status = status.data();
+    const auto out = s.encode(t, o);
+    CHECK(status == std::vector<int32_t>({GGE_OK, GGE_E_MEMORY, GGE_E_MEMORY})); // 1 and 2 shared one
+    CHECK_EQ(out[0], 15.0F);
+    CHECK_EQ(s.encode(s.tokens({{4}}))[0], 4.0F);
+}
+
+TEST(input_that_finds_no_memory_fails_and_the_shorter_ones_run) {
+    const Setup s(small(), [](fake::Model &m) {
+        m.facts().has_cache = false;
+        m.facts().attention = Attention::bidirectional;
+        m.n_ubatch_limit = 100;
+    });
+    std::vector<int32_t> status(2, -1);
+    EncodeOptions o = raw();
+    o.input_status = status.data();
+    const Tokens t = s.tokens({sequence(0, 200), {4}});
+    const auto out = s.encode(t, o);
+    CHECK(status == std::vector<int32_t>({GGE_E_MEMORY, GGE_OK}));
+    CHECK(std::isnan(out[0]));
+    CHECK_EQ(out[4], 4.0F);
+    CHECK(check::contains(CHECK_THROWS(GGE_E_MEMORY, s.encode(t)), "text 0 has 200 tokens"));
+}
+
+TEST(progress_ends_at_the_total_and_never_falls) {
+    const Setup s;
+    std::vector<int64_t> seen;
+    EncodeOptions o = raw();
+    o.callbacks.user_data = &seen;
+    o.callbacks.progress = [](void *data, int64_t done, int64_t total) {
+        CHECK_EQ(total, 320);
+        static_cast<std::vector<int64_t> *>(data)->push_back(done);
+    };
+    std::vector<std::vector<int32_t>> texts(20, sequence(0, 16));
+    s.encode(s.tokens(texts), o);
+    CHECK(!seen.empty() && seen.back() == 320);
+    CHECK(std::is_sorted(seen.begin(), seen.end()));
+}
+
+TEST(abort_stops_a_running_call) {
+    const Setup s;
+    EncodeOptions o = raw();
+    o.callbacks.abort = [](void *) -> int32_t { return 1; };
+    CHECK_THROWS(GGE_E_ABORTED, s.encode(s.tokens({{fake::id_slow}}), o));
+    CHECK_EQ(s.encode(s.tokens({{4}}))[0], 4.0F);
+}
+
+TEST(abort_takes_a_waiting_call_out_of_the_queue) {
+    Setup s;
+    std::thread first([&] { CHECK_THROWS(GGE_E_CLOSED, s.encode(s.tokens({{fake::id_slow}}))); });
+    while (true) {
+        const std::lock_guard<std::mutex> lock(s.log.mutex);
+        if (s.log.slow_started) {
+            break;
+        }
+    }
+    EncodeOptions o = raw();
+    o.callbacks.abort = [](void *) -> int32_t { return 1; };
+    CHECK_THROWS(GGE_E_ABORTED, s.encode(s.tokens({{4}}), o)); // though the first call still runs
+    s.engine->close();
+    first.join();
+    CHECK_EQ(s.log.get_batches().size(), size_t{1});
+}
+
+TEST(close_ends_running_and_waiting_calls_and_may_be_called_again) {
+    Setup s;
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 4; ++i) {
+        callers.emplace_back([&] { CHECK_THROWS(GGE_E_CLOSED, s.encode(s.tokens({{fake::id_slow}}))); });
+    }
+    while (true) {
+        const std::lock_guard<std::mutex> lock(s.log.mutex);
+        if (s.log.slow_started) {
+            break;
+        }
+    }
+    std::thread other([&] { s.engine->close(); });
+    s.engine->close();
+    other.join();
+    for (auto &caller : callers) {
+        caller.join();
+    }
+    CHECK_THROWS(GGE_E_CLOSED, s.encode(s.tokens({{1}})));
+    s.engine->close();
+}
+
+TEST(many_threads_share_one_engine) {
+    const Setup s;
+    std::vector<std::thread> callers;
+    std::atomic<int> n_wrong{0};
+    for (int32_t c = 0; c < 8; ++c) {
+        callers.emplace_back([&, c] {
+            for (int32_t round = 0; round < 50; ++round) {
+                const auto out = s.encode(s.tokens({sequence(c, 5), sequence(round, 20)}));
+                n_wrong += out[0] != static_cast<float>((c + 4) % 200) || out[4] != static_cast<float>(round + 19);
+            }
+        });
+    }
+    for (auto &caller : callers) {
+        caller.join();
+    }
+    CHECK_EQ(n_wrong.load(), 0);
+}

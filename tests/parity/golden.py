@@ -1,0 +1,114 @@
+"""What the golden files hold and how they are read: shared by their writer and by the tests. Needs numpy only."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import make_tiny_models
+import numpy as np
+from make_tiny_models import TinyModel
+
+DATA = Path(__file__).parent / "data"
+
+POOLINGS = ("mean", "cls", "last")
+
+# One file per weight set: the rows of all poolings come from the same hidden states.
+TINY_PARITY = (
+    "bert-mean",
+    "nomic-bert-mean",
+    "jina-bert-v2-mean",
+    "jina-bert-v3-mean",
+    "modern-bert-mean",
+    "eurobert-last",
+    "qwen3-last",
+    "qwen2vl-mean",
+    "qwen2-bidirectional-mean",
+    "llama-last",
+    "llama-embed-mean",
+    "gemma3-last",
+    "gemma-embedding-mean",
+    "t5encoder-mean",
+)
+
+# Vocabularies whose token ids are compared with the tokenizers package: Qwen's and Llama 3's splitting rules.
+BPE_MODELS = ("qwen3-last", "eurobert-last")
+
+_LENGTHS = (1, 2, 3, 7, 16, 17, 33, 64, 100, 200, 400)
+
+# Of which input the golden file holds the token rows.
+TOKEN_ROWS_INPUT = 3
+
+
+def tiny_ids(model: TinyModel) -> list[list[int]]:
+    """Fixed inputs as token ids: random normal tokens in lengths that cross the sliding windows."""
+    first = model.vocab.n_normal_first
+    last = max(i for i, t in enumerate(model.vocab.types) if t == 1)
+    out = []
+    for n in _LENGTHS:
+        draw = make_tiny_models.random_uniform(f"ids/{n}", (n,)).astype(np.float64) / np.sqrt(12.0) + 0.5
+        out.append([first + int(v * (last - first)) for v in draw])
+    return out
+
+
+def pool(states: np.ndarray, pooling: str) -> np.ndarray:
+    """One row out of [n_tokens, n_embd] hidden states."""
+    if pooling == "mean":
+        return states.mean(axis=0)
+    return states[{"cls": 0, "last": -1}[pooling]]
+
+
+def flatten(inputs: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids one after the other and where each input begins."""
+    offsets = np.cumsum([0, *map(len, inputs)]).astype(np.int32)
+    ids = np.fromiter((i for ids in inputs for i in ids), dtype=np.int32, count=int(offsets[-1]))
+    return ids, offsets
+
+
+def own_pooling(name: str) -> str:
+    """The pooling in the file of a tiny model, which its name ends in."""
+    return name.rsplit("-", 1)[1]
+
+
+def split(ids: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
+    """The inverse of `flatten`."""
+    return [ids[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
+def pack(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows as 16-bit steps with one scale each: half the size of float32, 1e-9 off in cosine."""
+    scale = np.abs(rows).max(axis=-1, keepdims=True) / 32767.0
+    return {"steps": np.rint(rows / scale).astype(np.int16), "scale": scale.astype(np.float32)}
+
+
+def unpack(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The inverse of `pack`, as float64."""
+    return steps.astype(np.float64) * scale.astype(np.float64)
+
+
+def texts_sha256(strings: list[str]) -> str:
+    return hashlib.sha256("\x1e".join(strings).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row by row, in float64."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a * b).sum(axis=-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def spread(rows: np.ndarray) -> str:
+    """How different the rows of one model are: a degenerate model would make every comparison pass."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    off = (unit @ unit.T)[~np.eye(len(rows), dtype=bool)]
+    return f"cosine between inputs {off.min():.2f} to {off.max():.2f}"
+
+
+@cache
+def load(name: str) -> dict[str, np.ndarray]:
+    """One golden file, with the packed rows put back."""
+    with np.load(DATA / name, allow_pickle=False) as data:
+        out = dict(data)
+    for key in [k.removesuffix("/steps") for k in out if k.endswith("/steps")]:
+        out[key] = unpack(out.pop(f"{key}/steps"), out.pop(f"{key}/scale"))
+    return out

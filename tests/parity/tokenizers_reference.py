@@ -1,0 +1,72 @@
+"""The Hugging Face tokenizers that the token ids are compared with, built with the `tokenizers` package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from make_tiny_models import TinyModel
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+Encode = Callable[[str], list[int]]
+
+# The splitting rules as the models' own tokenizer.json files spell them.
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+
+def _encoder(tokenizer: Tokenizer) -> Encode:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: tokenizer.encode(text).ids
+
+
+def minilm(tokenizer_json: Path) -> Encode:
+    """All-MiniLM-L6-v2's own file, without special tokens in texts: "[MASK]" from a user is plain text."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokenizer.encode_special_tokens = True
+    return _encoder(tokenizer)
+
+
+def _wordpiece(model: TinyModel) -> Tokenizer:
+    tokens = model.vocab.parts["hf_tokens"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(t, vocab[t]) for t in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def _byte_bpe(model: TinyModel, pattern: str, *, nfc: bool, append: str | None) -> Tokenizer:
+    vocab = {token: i for i, token in enumerate(model.vocab.tokens)}
+    merges = model.vocab.parts["merges"]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=append is not None))
+    if nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = Sequence(
+        [
+            Split(Regex(pattern), behavior="isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    if append is not None:
+        ends = [(append, vocab[append])]
+        tokenizer.post_processor = processors.TemplateProcessing(f"$A {append}", special_tokens=ends)
+    return tokenizer
+
+
+def of_vocab(model: TinyModel) -> Encode | None:
+    """The equal of a tiny model's vocabulary, or None for the families that are not compared by text."""
+    if model.vocab.model == "bert":
+        return _encoder(_wordpiece(model))
+    if model.vocab.pre == "qwen2":
+        return _encoder(_byte_bpe(model, _QWEN2, nfc=True, append=None))
+    if model.vocab.pre == "jina-v5-nano":
+        return _encoder(_byte_bpe(model, _LLAMA3, nfc=False, append="<|end_of_text|>"))
+    return None
