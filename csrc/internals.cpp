@@ -1,0 +1,76 @@
+// _ggembed_internals: the pure pieces for tests in Python. Built with GGEMBED_BUILD_TESTS, never installed.
+#include "planner.h"
+#include "rows.h"
+#include "texts.h"
+#include "threads.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <tuple>
+
+namespace py = pybind11;
+
+namespace {
+
+using Rows = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+// [(pieces as (i_input, begin, end), continues)]
+auto plan(const std::vector<int64_t> &n_tokens, int64_t n_ubatch, int64_t n_seq_max, bool may_split) {
+    std::vector<std::pair<std::vector<std::tuple<int64_t, int64_t, int64_t>>, bool>> result;
+    for (const gge::Microbatch &batch : gge::plan(n_tokens, {n_ubatch, n_seq_max, may_split})) {
+        auto &entry = result.emplace_back();
+        for (const gge::Piece &piece : batch.pieces) {
+            entry.first.emplace_back(piece.i_input, piece.begin, piece.end);
+        }
+        entry.second = batch.continues;
+    }
+    return result;
+}
+
+// rows: (n, n_embd); pieces: how many rows are added at a time
+Rows pool(gge_pooling pooling, const Rows &rows, const std::vector<size_t> &pieces) {
+    const auto n_embd = static_cast<size_t>(rows.shape(1));
+    gge::Pooler pooler(pooling, n_embd);
+    pooler.start();
+    size_t done = 0;
+    for (const size_t n : pieces) {
+        if (done + n > static_cast<size_t>(rows.shape(0))) {
+            throw py::value_error("the pieces have more rows than there are");
+        }
+        pooler.add(rows.data() + done * n_embd, n);
+        done += n;
+    }
+    Rows out(rows.shape(1));
+    pooler.finish(out.mutable_data(), n_embd);
+    return out;
+}
+
+Rows normalize(const Rows &row) {
+    Rows out(row.size());
+    std::copy_n(row.data(), row.size(), out.mutable_data());
+    gge::normalize(out.mutable_data(), static_cast<size_t>(out.size()));
+    return out;
+}
+
+// Position of the first bad byte, or None.
+py::object find_invalid_utf8(const py::bytes &bytes) {
+    const size_t at = gge::find_invalid_utf8(std::string(bytes));
+    return at == std::string_view::npos ? py::none() : py::object(py::int_(at));
+}
+
+} // namespace
+
+PYBIND11_MODULE(_ggembed_internals, m) {
+    m.doc() = "Pure pieces of ggembed's C++ for white-box tests";
+    m.def("plan", &plan, py::arg("n_tokens"), py::arg("n_ubatch"), py::arg("n_seq_max"), py::arg("may_split"));
+    m.def("pool", &pool, py::arg("pooling"), py::arg("rows"), py::arg("pieces"));
+    m.def("normalize", &normalize, py::arg("row"));
+    m.def("find_invalid_utf8", &find_invalid_utf8, py::arg("bytes"));
+    m.def("default_n_threads", &gge::default_n_threads);
+    m.def("parse_cpu_max", &gge::parse_cpu_max, py::arg("line"));
+    m.attr("POOLING_MEAN") = static_cast<int>(GGE_POOLING_MEAN);
+    m.attr("POOLING_CLS") = static_cast<int>(GGE_POOLING_CLS);
+    m.attr("POOLING_LAST") = static_cast<int>(GGE_POOLING_LAST);
+}

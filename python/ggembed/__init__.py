@@ -1,7 +1,8 @@
 """ggembed: text embeddings from GGUF models, inside the Python process."""
 
-from ._native import PACKAGE_VERSION as __version__
-from .embedder import Embedder, build_info, devices
+from ._info import build_info, devices
+from ._native import __version__
+from .embedder import Embedder
 from .errors import (
     AbortedError,
     ClosedError,

@@ -23,7 +23,7 @@ from ._buffers import FloatArray, row_stride
 from .errors import BY_STATUS, EmbedError, InternalError, InvalidInputError, LibraryLoadError
 
 ABI_VERSION = 1  # the GGE_ABI_VERSION that this module is written for
-PACKAGE_VERSION = importlib.metadata.version("ggembed")
+__version__ = importlib.metadata.version("ggembed")
 LIBRARY_NAME = {"darwin": "libggembed.dylib", "win32": "ggembed.dll"}.get(
     sys.platform, "libggembed.so"
 )
@@ -85,12 +85,12 @@ class Library:
         version = self.string(self.lib.gge_version())
         match = re.search(r"^#define GGE_ABI_VERSION (\d+)", header, re.MULTILINE)
         declared = int(match[1]) if match else 0
-        release = re.match(r"\d+\.\d+\.\d+", PACKAGE_VERSION)
+        release = re.match(r"\d+\.\d+\.\d+", __version__)
         if oldest <= ABI_VERSION <= found == declared and release and release[0] == version:
             return
         raise LibraryLoadError(
-            f"the native library does not fit the package: ggembed {PACKAGE_VERSION} wants version "
-            f"{PACKAGE_VERSION} with ABI {ABI_VERSION}, found version {version} with ABI {found} "
+            f"the native library does not fit the package: ggembed {__version__} wants version "
+            f"{__version__} with ABI {ABI_VERSION}, found version {version} with ABI {found} "
             f"(oldest {oldest}, header {declared}) in {self.path}; install or build ggembed again"
         )
 
@@ -108,14 +108,14 @@ class Library:
             call.exception, self._interrupt = self._interrupt, None
         return call.exception is not None
 
-    def _keep_exception(self, exc_type: Any, exc: BaseException, traceback: Any) -> None:
+    def _keep_exception(self, _exc_type: Any, exc: BaseException, traceback: Any) -> None:
         call: Call = self.ffi.from_handle(traceback.tb_frame.f_locals["user_data"])
         call.exception = call.exception or exc
 
-    def _log(self, user_data: Any, level: int, message: Any) -> None:
+    def _log(self, _user_data: Any, level: int, message: Any) -> None:
         log.log(_LOG_LEVELS.get(level, logging.ERROR), "%s", self.string(message))
 
-    def _log_failed(self, exc_type: Any, exc: BaseException, traceback: Any) -> None:
+    def _log_failed(self, _exc_type: Any, exc: BaseException, _traceback: Any) -> None:
         # A failing log handler must not fail the call; Ctrl-C goes to the next abort callback.
         if not isinstance(exc, Exception):
             self._interrupt = exc
@@ -306,15 +306,17 @@ class Tokens:
     def offsets(self) -> npt.NDArray[np.int64]:
         """Where each text's ids begin: (n_texts + 1,)."""
         lib = library()
-        start = lib.lib.gge_tokens_offsets(self.pointer)
-        return np.array(lib.ffi.unpack(start, self.n_texts + 1), np.int64)
+        data = lib.ffi.buffer(lib.lib.gge_tokens_offsets(self.pointer), 8 * (self.n_texts + 1))
+        offsets: npt.NDArray[np.int64] = np.frombuffer(data, np.int64).copy()
+        return offsets
 
     def ids(self) -> npt.NDArray[np.int32]:
         """All ids, one text after the other."""
         lib = library()
         n_tokens = int(lib.lib.gge_tokens_offsets(self.pointer)[self.n_texts])
         data = lib.ffi.buffer(lib.lib.gge_tokens_ids(self.pointer), 4 * n_tokens)
-        return np.frombuffer(data, np.int32).copy()
+        ids: npt.NDArray[np.int32] = np.frombuffer(data, np.int32).copy()
+        return ids
 
 
 class Engine:

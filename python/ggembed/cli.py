@@ -10,13 +10,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from . import __version__
 from ._buffers import FloatArray
-from .embedder import Embedder, devices
+from ._info import devices
+from .embedder import Embedder
 from .errors import EmbedError, InvalidInputError
 from .types import DeviceInfo
 
@@ -115,7 +117,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _embed(args: argparse.Namespace) -> None:
-    suffix = os.path.splitext(args.output or "")[1].lstrip(".")
+    suffix = Path(args.output or "").suffix.lstrip(".")
     form = args.format or (suffix if suffix in _FORMATS else "jsonl")
     if form == "npy" and args.output is None and sys.stdout.isatty():
         raise _UsageError("npy is binary: name a file with -o, or send it down a pipe")
@@ -125,7 +127,7 @@ def _embed(args: argparse.Namespace) -> None:
         _check_prompt(args, embedder)
         sink: BinaryIO = sys.stdout.buffer
         if args.output is not None:
-            sink = stack.enter_context(open(args.output, "wb"))
+            sink = stack.enter_context(Path(args.output).open("wb"))
         chunks = _encode(embedder, source, args)
         if form == "npy":
             rows = [row for _, row in chunks]
@@ -237,7 +239,7 @@ def _texts(args: argparse.Namespace, stack: contextlib.ExitStack) -> Iterator[st
             raise _UsageError("texts and --file exclude each other")
         return iter(args.texts)
     if args.file not in (None, "-"):
-        return _lines(stack.enter_context(open(args.file, "rb")), args.file)
+        return _lines(stack.enter_context(Path(args.file).open("rb")), args.file)
     if args.file is None and sys.stdin.isatty():
         raise _UsageError("no texts: give them as arguments, with -f FILE, or on standard input")
     return _lines(sys.stdin.buffer, "standard input")
@@ -246,7 +248,11 @@ def _texts(args: argparse.Namespace, stack: contextlib.ExitStack) -> Iterator[st
 def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
     """Lines of UTF-8 without their ends."""
     for number, line in enumerate(stream, 1):
-        try:
-            yield line.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:
-            raise InvalidInputError(f"line {number} of {name} is not valid UTF-8") from None
+        yield _decode(line, number, name)
+
+
+def _decode(line: bytes, number: int, name: str) -> str:
+    try:
+        return line.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"line {number} of {name} is not valid UTF-8") from None

@@ -102,8 +102,9 @@ def convert_bert(
     tokenizer = _read_json(folder / "tokenizer.json")
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, temporary_name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     os.close(handle)
+    temporary = Path(temporary_name)
     try:
         writer = gguf.GGUFWriter(temporary, "bert")
         try:
@@ -119,10 +120,10 @@ def convert_bert(
             writer.write_tensors_to_file()
         finally:
             writer.close()
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+        temporary.chmod(0o644)  # mkstemp's is for its owner alone
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return target
 
@@ -175,7 +176,7 @@ def _write_hparams(writer: Any, config: dict[str, Any], pooling: int | None) -> 
         raise ModelFormatError(f"config.json lacks {err}") from None
     writer.add_causal_attention(False)
     if pooling is not None:
-        writer.add_pooling_type(pooling)
+        writer.add_uint32("bert.pooling_type", pooling)
 
 
 def _write_vocabulary(writer: Any, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:

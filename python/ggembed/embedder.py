@@ -7,17 +7,20 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _buffers, _native, profiles
+from . import _buffers, _native
 from ._buffers import FloatArray
+from ._info import describe, describe_engine
 from .errors import ClosedError
 from .progress import ProgressBar
-from .types import Attention, DeviceInfo, ModelInfo, Pooling
+from .types import Attention, ModelInfo, Pooling
 
 Progress = Callable[[int, int], object]
 _Name = TypeVar("_Name", Pooling, Attention)
@@ -118,7 +121,7 @@ class Embedder:
         loaded = _native.Model(
             path, device=device, n_gpu_layers=gpu_layers, mmap=mmap, progress=progress
         )
-        self._info = _describe(path, loaded, prompts, chosen_pooling, chosen_attention)
+        self._info = describe(path, loaded, prompts, chosen_pooling, chosen_attention)
         if truncate_dim is not None:
             truncate_dim = _integer("truncate_dim", truncate_dim, 1, self._info.dim)
         if default_prompt_name is not None:
@@ -131,7 +134,7 @@ class Embedder:
 
     def __repr__(self) -> str:
         info = self._info
-        name = info.name or os.path.basename(info.path)
+        name = info.name or Path(info.path).name
         closed = ", closed" if self._handles is None else ""
         return f"<Embedder {name!r}, dim={self.dim}, pooling={info.pooling}{closed}>"
 
@@ -183,14 +186,14 @@ class Embedder:
         ModelInfo
             A snapshot; ``n_ubatch`` may grow when longer texts come.
         """
-        engine = self._live()[1].info()
+        _, engine = self._live()
+        info = self._info
         return replace(
-            self._info,
-            prompts=dict(self._info.prompts),
-            metadata=dict(self._info.metadata),
-            build=_native.build_info(),
-            attention=Attention(_native.library().name("GGE_ATTENTION_", engine["attention"])),
-            **{name: engine[name] for name in ("n_ctx", "n_ubatch", "n_seq_max", "n_threads")},
+            info,
+            prompts=dict(info.prompts),
+            metadata=dict(info.metadata),
+            build=dict(info.build),
+            **describe_engine(engine),
         )
 
     @overload
@@ -310,7 +313,7 @@ class Embedder:
                     progress=progress,
                 )
         if by_token and not single:
-            return [result[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+            return [result[a:b] for a, b in pairwise(offsets)]
         return result
 
     def encode_query(
@@ -387,7 +390,8 @@ class Embedder:
             raise ValueError(
                 f"a and b must have equal width, got {rows_a.shape[1]} and {rows_b.shape[1]}"
             )
-        return np.matmul(rows_a, rows_b.T)
+        scores: FloatArray = np.matmul(rows_a, rows_b.T)
+        return scores
 
     @overload
     def tokenize(
@@ -437,7 +441,7 @@ class Embedder:
         listed, single = _buffers.as_list(texts)
         tokens = _tokenize(model, listed, self._prompt(prompt, prompt_name), add_special_tokens)
         ids, offsets = tokens.ids(), tokens.offsets()
-        rows = [ids[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        rows = [ids[a:b] for a, b in pairwise(offsets)]
         return rows[0] if single else rows
 
     @overload
@@ -527,94 +531,12 @@ class Embedder:
         return next((name for name in names if name in self._info.prompts), None)
 
 
-def devices() -> list[DeviceInfo]:
-    """Devices that can run models here, the CPU last.
-
-    Returns
-    -------
-    list of DeviceInfo
-        Asking touches the drivers, but loads nothing.
-    """
-    names = DeviceInfo.__dataclass_fields__
-    return [DeviceInfo(**{name: found[name] for name in names}) for found in _native.devices()]
-
-
-def build_info() -> dict[str, Any]:
-    """How ggembed was built: versions, llama.cpp commit, compiler, back ends, CPU level.
-
-    Returns
-    -------
-    dict
-        The version of the package and of the native library, and the library's own facts.
-    """
-    return {
-        "package_version": _native.PACKAGE_VERSION,
-        "native_version": _native.version(),
-        "library": _native.library().path,
-        **_native.build_info(),
-    }
-
-
 def _tokenize(
     model: _native.Model, texts: list[Any], prompt: str, add_special: bool = True
 ) -> _native.Tokens:
     data, offsets = _buffers.flatten(texts)
     prefix = _buffers.encode_text(prompt, "prompt")
     return _native.Tokens(model, data, offsets, prompt=prefix, add_special=add_special)
-
-
-def _describe(
-    path: str,
-    model: _native.Model,
-    prompts: Mapping[str, str] | None,
-    pooling: Pooling | None,
-    attention: Attention | None,
-) -> ModelInfo:
-    """What is known before there is an engine; its numbers are zero."""
-    found, metadata, lib = model.info(), model.metadata(), _native.library()
-    profile = profiles.find(found["architecture"], found["name"], os.path.basename(path))
-    source: str | None = None
-    if prompts is not None:
-        source, prompts = "argument", dict(prompts)
-        for name, prompt in prompts.items():
-            if not isinstance(name, str) or not isinstance(prompt, str):
-                raise TypeError(f"prompts must map str to str, got {name!r}: {prompt!r}")
-    elif prompts := profiles.prompts_in(metadata):
-        source = "file"
-    elif profile is not None:
-        source, prompts = "profile", dict(profile.prompts)
-    same = (
-        "name architecture quantization tokenizer n_layer n_vocab n_ctx_train n_params "
-        "tensor_bytes file_bytes device device_reason n_gpu_layers"
-    ).split()
-    ids = {name: found[name] for name in ("token_bos", "token_eos", "token_sep", "token_pad")}
-    pooling_source = "file" if found["pooling_in_file"] else "attention"
-    attention_found = Attention(lib.name("GGE_ATTENTION_", found["attention"]))
-    return ModelInfo(
-        path=path,
-        dim=found["n_embd"],
-        truncate_dim=None,
-        pooling=pooling or Pooling(lib.name("GGE_POOLING_", found["pooling"])),
-        pooling_source=pooling_source if pooling is None else "argument",
-        attention=attention or attention_found,
-        attention_source="file" if attention is None else "argument",
-        add_bos=bool(found["add_bos"]),
-        add_eos=bool(found["add_eos"]),
-        add_eos_source="file" if found["add_eos_in_file"] else "ggembed",
-        n_ctx=0,
-        n_threads=0,
-        n_ubatch=0,
-        n_seq_max=0,
-        prompts=prompts,
-        prompts_source=source,
-        profile=None if profile is None else profile.name,
-        default_prompt_name=None,
-        version=_native.version(),
-        build={},
-        metadata=metadata,
-        **{name: found[name] for name in same},
-        **{name: None if value < 0 else value for name, value in ids.items()},
-    )
 
 
 def _choice(what: str, value: _Name | str | None, choices: type[_Name]) -> _Name | None:
@@ -661,4 +583,6 @@ def _unit_rows(what: str, rows: npt.ArrayLike) -> FloatArray:
         raise ValueError(f"{what} must have shape (dim,) or (n, dim), got {array.shape}")
     array = np.atleast_2d(array)
     lengths = np.linalg.norm(array, axis=1, keepdims=True)
-    return np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
+    unit = np.zeros_like(array)
+    np.divide(array, lengths, out=unit, where=lengths > 0)
+    return unit

@@ -17,7 +17,7 @@ class _Name(str, Enum):
 class Pooling(_Name):
     """How the token rows of a text become one row.
 
-    ``NONE`` keeps one row per token. ``RANK`` marks rerankers, which ggembed names but does not run.
+    ``NONE`` keeps one row per token. ``RANK`` marks rerankers, which ggembed does not run.
     """
 
     NONE = "none"

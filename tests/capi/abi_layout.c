@@ -1,0 +1,103 @@
+/* Prints "struct field offset size" for every struct of the ABI, as the C compiler lays it out. cffi works without a
+ * compiler, so a Python test compares its idea of the layout with this one. */
+#include "ggembed.h"
+
+#include <stdio.h>
+
+#define FIELD(s, f) printf("%s %s %zu %zu\n", #s, #f, offsetof(s, f), sizeof(((s *)0)->f))
+#define SIZE(s) printf("%s - 0 %zu\n", #s, sizeof(s))
+
+int main(void) {
+    SIZE(gge_error);
+    FIELD(gge_error, status);
+    FIELD(gge_error, reserved);
+    FIELD(gge_error, input_index);
+    FIELD(gge_error, message);
+
+    SIZE(gge_device_info);
+    FIELD(gge_device_info, struct_size);
+    FIELD(gge_device_info, kind);
+    FIELD(gge_device_info, index);
+    FIELD(gge_device_info, memory_total);
+    FIELD(gge_device_info, memory_free);
+    FIELD(gge_device_info, name);
+    FIELD(gge_device_info, description);
+
+    SIZE(gge_model_options);
+    FIELD(gge_model_options, struct_size);
+    FIELD(gge_model_options, device);
+    FIELD(gge_model_options, n_gpu_layers);
+    FIELD(gge_model_options, mmap);
+    FIELD(gge_model_options, check_tensors);
+    FIELD(gge_model_options, reserved);
+    FIELD(gge_model_options, progress);
+    FIELD(gge_model_options, abort);
+    FIELD(gge_model_options, user_data);
+
+    SIZE(gge_model_info);
+    FIELD(gge_model_info, struct_size);
+    FIELD(gge_model_info, pooling);
+    FIELD(gge_model_info, pooling_in_file);
+    FIELD(gge_model_info, attention);
+    FIELD(gge_model_info, has_cache);
+    FIELD(gge_model_info, n_embd);
+    FIELD(gge_model_info, n_layer);
+    FIELD(gge_model_info, n_ctx_train);
+    FIELD(gge_model_info, n_vocab);
+    FIELD(gge_model_info, add_bos);
+    FIELD(gge_model_info, add_eos);
+    FIELD(gge_model_info, add_eos_in_file);
+    FIELD(gge_model_info, token_bos);
+    FIELD(gge_model_info, token_eos);
+    FIELD(gge_model_info, token_sep);
+    FIELD(gge_model_info, token_pad);
+    FIELD(gge_model_info, n_gpu_layers);
+    FIELD(gge_model_info, reserved);
+    FIELD(gge_model_info, n_params);
+    FIELD(gge_model_info, tensor_bytes);
+    FIELD(gge_model_info, file_bytes);
+    FIELD(gge_model_info, architecture);
+    FIELD(gge_model_info, name);
+    FIELD(gge_model_info, quantization);
+    FIELD(gge_model_info, tokenizer);
+    FIELD(gge_model_info, device);
+    FIELD(gge_model_info, device_reason);
+
+    SIZE(gge_tokenize_options);
+    FIELD(gge_tokenize_options, struct_size);
+    FIELD(gge_tokenize_options, prompt);
+    FIELD(gge_tokenize_options, prompt_bytes);
+    FIELD(gge_tokenize_options, add_special);
+    FIELD(gge_tokenize_options, parse_special);
+    FIELD(gge_tokenize_options, input_status);
+
+    SIZE(gge_engine_options);
+    FIELD(gge_engine_options, struct_size);
+    FIELD(gge_engine_options, n_ctx);
+    FIELD(gge_engine_options, n_ubatch);
+    FIELD(gge_engine_options, n_seq_max);
+    FIELD(gge_engine_options, n_threads);
+    FIELD(gge_engine_options, attention);
+    FIELD(gge_engine_options, flash_attention);
+
+    SIZE(gge_engine_info);
+    FIELD(gge_engine_info, struct_size);
+    FIELD(gge_engine_info, n_ctx);
+    FIELD(gge_engine_info, n_ubatch);
+    FIELD(gge_engine_info, n_seq_max);
+    FIELD(gge_engine_info, n_threads);
+    FIELD(gge_engine_info, attention);
+    FIELD(gge_engine_info, reserved);
+
+    SIZE(gge_encode_options);
+    FIELD(gge_encode_options, struct_size);
+    FIELD(gge_encode_options, pooling);
+    FIELD(gge_encode_options, truncate_dim);
+    FIELD(gge_encode_options, normalize);
+    FIELD(gge_encode_options, reserved);
+    FIELD(gge_encode_options, input_status);
+    FIELD(gge_encode_options, progress);
+    FIELD(gge_encode_options, abort);
+    FIELD(gge_encode_options, user_data);
+    return 0;
+}

@@ -1,0 +1,110 @@
+// Lets the n-th C++ allocation of the calling thread fail, for n = 1, 2, ..., until the call gets through: every call
+// must come back with an error, and the library must work afterwards. Needs GGEMBED_TEST_MODEL.
+#include "ggembed.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <new>
+#include <vector>
+
+namespace {
+
+thread_local long t_until_failure = -1; // -1: never
+
+bool fails_now() {
+    if (t_until_failure < 0) {
+        return false;
+    }
+    return --t_until_failure < 0;
+}
+
+void *allocate(std::size_t size) {
+    if (fails_now()) {
+        throw std::bad_alloc();
+    }
+    void *p = std::malloc(size == 0 ? 1 : size);
+    if (p == nullptr) {
+        throw std::bad_alloc();
+    }
+    return p;
+}
+
+// Returns how often the call failed before it got through, or -1 if it did something else.
+long count_failures(const char *name, long step, const std::function<gge_status()> &call) {
+    for (long n = 0; n < 1000000; n += step) {
+        t_until_failure = n;
+        const gge_status status = call();
+        const bool reached = t_until_failure < 0;
+        t_until_failure = -1;
+        if (status == GGE_OK) {
+            if (reached) {
+                std::printf("%s: allocation %ld failed, but the call did not\n", name, n);
+                return -1;
+            }
+            std::printf("%s: got through after %ld failures\n", name, n);
+            return n;
+        }
+    }
+    std::printf("%s: never got through\n", name);
+    return -1;
+}
+
+} // namespace
+
+void *operator new(std::size_t size) {
+    return allocate(size);
+}
+void operator delete(void *p) noexcept {
+    std::free(p);
+}
+void operator delete(void *p, std::size_t) noexcept {
+    std::free(p);
+}
+
+int main() {
+    const char *path = std::getenv("GGEMBED_TEST_MODEL");
+    if (path == nullptr) {
+        std::printf("skipped: GGEMBED_TEST_MODEL is not set\n");
+        return 77;
+    }
+    gge_error err{};
+    gge_model *model = nullptr;
+    gge_engine *engine = nullptr;
+    gge_tokens *tokens = nullptr;
+    if (gge_model_load(path, nullptr, &model, &err) != GGE_OK || gge_engine_create(model, nullptr, &engine, &err) != GGE_OK) {
+        std::printf("%s\n", err.message);
+        return 1;
+    }
+    gge_model_info info{};
+    info.struct_size = sizeof(info);
+    gge_model_get_info(model, &info, &err);
+
+    const uint8_t bytes[] = {'a', ' ', 't', 'e', 'x', 't'};
+    const int64_t offsets[] = {0, 6};
+    std::vector<float> row(static_cast<std::size_t>(info.n_embd));
+    bool ok = true;
+    ok = count_failures("gge_tokenize", 1, [&] {
+             return gge_tokenize(model, bytes, offsets, 1, nullptr, &tokens, &err);
+         }) > 0 && ok;
+    ok = tokens != nullptr && ok;
+    ok = count_failures("gge_encode", 1, [&] {
+             return gge_encode(engine, tokens, nullptr, row.data(), 1, info.n_embd, &err);
+         }) > 0 && ok;
+    ok = count_failures("gge_engine_create", 7, [&] {
+             gge_engine *other = nullptr;
+             const gge_status status = gge_engine_create(model, nullptr, &other, &err);
+             gge_engine_free(other);
+             return status;
+         }) > 0 && ok;
+    ok = count_failures("gge_model_load", 97, [&] {
+             gge_model *other = nullptr;
+             const gge_status status = gge_model_load(path, nullptr, &other, &err);
+             gge_model_free(other);
+             return status;
+         }) > 0 && ok;
+    gge_tokens_free(tokens);
+    gge_engine_free(engine);
+    gge_model_free(model);
+    return ok ? 0 : 1;
+}

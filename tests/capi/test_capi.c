@@ -1,0 +1,290 @@
+/* The C ABI against the public header alone. The part that needs a model takes a tiny one from GGEMBED_TEST_MODEL:
+ * any text model with a tokenizer, at least 4 wide. */
+#include "ggembed.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int n_failed = 0;
+static int n_checks = 0;
+
+static void check(int ok, int line, const char *text) {
+    ++n_checks;
+    if (!ok) {
+        printf("%s:%d: not true: %s\n", __FILE__, line, text);
+        ++n_failed;
+    }
+}
+
+#define CHECK(expr) check((expr) != 0, __LINE__, #expr)
+
+static gge_error err;
+
+static void versions_agree(void) {
+    char version[32];
+    snprintf(version, sizeof(version), "%d.%d.%d", GGE_VERSION_MAJOR, GGE_VERSION_MINOR, GGE_VERSION_PATCH);
+    CHECK(strcmp(gge_version(), version) == 0);
+    CHECK(gge_abi_version() == GGE_ABI_VERSION);
+    CHECK(gge_abi_oldest() <= gge_abi_version());
+    CHECK(gge_build_info()[0] == '{' && strstr(gge_build_info(), version) != NULL);
+    CHECK(strcmp(gge_status_name(GGE_E_TOO_LONG), "GGE_E_TOO_LONG") == 0);
+    CHECK(strcmp(gge_status_name(99), "unknown") == 0);
+}
+
+static void cpu_is_the_last_device(void) {
+    gge_device_info device = {0};
+    const int32_t n = gge_device_count();
+    CHECK(n >= 1);
+    device.struct_size = sizeof(device);
+    CHECK(gge_device_get(n - 1, &device, &err) == GGE_OK);
+    CHECK(device.kind == GGE_DEVICE_CPU && strcmp(device.name, "cpu") == 0);
+    CHECK(device.memory_total > 0);
+    CHECK(gge_device_get(n, &device, &err) == GGE_E_INVALID && err.status == GGE_E_INVALID);
+    CHECK(gge_device_get(-1, &device, NULL) == GGE_E_INVALID);
+    CHECK(gge_device_get(0, NULL, &err) == GGE_E_INVALID);
+    device.struct_size = 0;
+    CHECK(gge_device_get(0, &device, &err) == GGE_E_INVALID);
+}
+
+static void null_is_refused_or_harmless(void) {
+    gge_model *model = (gge_model *)&err;
+    gge_tokens *tokens = (gge_tokens *)&err;
+    gge_engine *engine = (gge_engine *)&err;
+    gge_model_info info = {0};
+    gge_engine_info engine_info = {0};
+    int64_t offsets[1] = {0};
+    info.struct_size = sizeof(info);
+    engine_info.struct_size = sizeof(engine_info);
+    CHECK(gge_model_load(NULL, NULL, &model, &err) == GGE_E_INVALID && model == NULL);
+    CHECK(gge_model_load("x", NULL, NULL, &err) == GGE_E_INVALID);
+    CHECK(gge_model_get_info(NULL, &info, &err) == GGE_E_INVALID);
+    CHECK(gge_tokenize(NULL, NULL, offsets, 0, NULL, &tokens, &err) == GGE_E_INVALID && tokens == NULL);
+    CHECK(gge_tokens_from_ids(NULL, NULL, offsets, 0, NULL, &err) == GGE_E_INVALID);
+    CHECK(gge_engine_create(NULL, NULL, &engine, &err) == GGE_E_INVALID && engine == NULL);
+    CHECK(gge_engine_get_info(NULL, &engine_info, &err) == GGE_E_INVALID);
+    CHECK(gge_encode(NULL, NULL, NULL, NULL, 0, 0, &err) == GGE_E_INVALID);
+    CHECK(gge_model_meta_count(NULL) == 0 && gge_model_meta_key(NULL, 0) == NULL && gge_model_meta_value(NULL, 0) == NULL);
+    CHECK(gge_tokens_n_texts(NULL) == 0 && gge_tokens_ids(NULL) == NULL && gge_tokens_offsets(NULL) == NULL);
+    gge_model_free(NULL);
+    gge_tokens_free(NULL);
+    gge_engine_close(NULL);
+    gge_engine_free(NULL);
+}
+
+static void bad_files_are_named(void) {
+    gge_model *model = NULL;
+    CHECK(gge_model_load("no/such/file.gguf", NULL, &model, &err) == GGE_E_IO);
+    CHECK(strstr(err.message, "no/such/file.gguf") != NULL && err.input_index == -1);
+    CHECK(gge_model_load(".", NULL, &model, &err) == GGE_E_IO);
+    CHECK(gge_model_load(__FILE__, NULL, &model, &err) == GGE_E_FORMAT);
+    CHECK(strstr(err.message, "is not a GGUF file") != NULL);
+    CHECK(gge_model_load(__FILE__, NULL, &model, NULL) == GGE_E_FORMAT && model == NULL);
+}
+
+static int32_t stop_now(void *user_data) {
+    ++*(int *)user_data;
+    return 1;
+}
+
+static void count_calls(void *user_data, int64_t done, int64_t total) {
+    CHECK(done >= 0 && done <= total);
+    ++*(int *)user_data;
+}
+
+static void load_options_work(const char *path) {
+    gge_model_options opts = {0};
+    gge_model *model = NULL;
+    int n_calls = 0;
+    opts.struct_size = sizeof(opts);
+    opts.device = "no-such-device";
+    CHECK(gge_model_load(path, &opts, &model, &err) == GGE_E_DEVICE);
+    CHECK(strstr(err.message, "no-such-device") != NULL && strstr(err.message, "cpu") != NULL);
+    opts.device = "cpu";
+    opts.user_data = &n_calls;
+    opts.abort = stop_now;
+    CHECK(gge_model_load(path, &opts, &model, &err) == GGE_E_ABORTED && n_calls == 1 && model == NULL);
+    opts.abort = NULL;
+    opts.progress = count_calls;
+    opts.mmap = GGE_OFF;
+    opts.check_tensors = GGE_ON;
+    CHECK(gge_model_load(path, &opts, &model, &err) == GGE_OK && n_calls > 1);
+    gge_model_free(model);
+}
+
+static void model_tells_about_itself(gge_model *model) {
+    gge_model_info info = {0};
+    int32_t i;
+    int found = 0;
+    info.struct_size = sizeof(info);
+    CHECK(gge_model_get_info(model, &info, &err) == GGE_OK);
+    CHECK(info.n_embd >= 4 && info.n_layer >= 1 && info.n_ctx_train >= 1 && info.n_vocab >= 1);
+    CHECK(info.n_params > 0 && info.tensor_bytes > 0 && info.file_bytes >= info.tensor_bytes);
+    CHECK(info.architecture[0] != '\0' && info.quantization[0] != '\0' && strcmp(info.device, "cpu") == 0);
+    CHECK(info.device_reason[0] != '\0');
+    CHECK(info.pooling != GGE_POOLING_DEFAULT && info.attention != GGE_ATTENTION_DEFAULT);
+    for (i = 0; i < gge_model_meta_count(model); ++i) {
+        if (strcmp(gge_model_meta_key(model, i), "general.architecture") == 0) {
+            found += strcmp(gge_model_meta_value(model, i), info.architecture) == 0;
+        }
+    }
+    CHECK(found == 1);
+    CHECK(gge_model_meta_key(model, -1) == NULL && gge_model_meta_value(model, i) == NULL);
+}
+
+static const uint8_t bytes[] = "one text""and another, longer text";
+static const int64_t offsets[] = {0, 8, 33};
+
+static void texts_become_rows(gge_model *model) {
+    gge_tokens *tokens = NULL;
+    gge_tokens *copy = NULL;
+    gge_engine *engine = NULL;
+    gge_engine_options engine_opts = {0};
+    gge_encode_options opts = {0};
+    gge_engine_info engine_info = {0};
+    gge_model_info info = {0};
+    float *rows;
+    float *again;
+    double norm = 0;
+    int32_t i;
+    int32_t status[2] = {-1, -1};
+    info.struct_size = sizeof(info);
+    engine_info.struct_size = sizeof(engine_info);
+    engine_opts.struct_size = sizeof(engine_opts);
+    opts.struct_size = sizeof(opts);
+    CHECK(gge_model_get_info(model, &info, &err) == GGE_OK);
+    CHECK(gge_tokenize(model, bytes, offsets, 2, NULL, &tokens, &err) == GGE_OK);
+    CHECK(gge_tokens_n_texts(tokens) == 2 && gge_tokens_offsets(tokens)[0] == 0);
+    CHECK(gge_tokens_offsets(tokens)[2] > gge_tokens_offsets(tokens)[1]);
+    CHECK(gge_tokens_from_ids(model, gge_tokens_ids(tokens), gge_tokens_offsets(tokens), 2, &copy, &err) == GGE_OK);
+
+    engine_opts.n_threads = 2;
+    engine_opts.n_ctx = info.n_ctx_train + 1;
+    CHECK(gge_engine_create(model, &engine_opts, &engine, &err) == GGE_E_INVALID && engine == NULL);
+    engine_opts.n_ctx = 0;
+    CHECK(gge_engine_create(model, &engine_opts, &engine, &err) == GGE_OK);
+    CHECK(gge_engine_get_info(engine, &engine_info, &err) == GGE_OK);
+    CHECK(engine_info.n_ctx == info.n_ctx_train && engine_info.n_threads == 2 && engine_info.n_ubatch > 0);
+
+    rows = calloc(2 * (size_t)info.n_embd, sizeof(float));
+    again = calloc(2 * (size_t)info.n_embd, sizeof(float));
+    opts.pooling = GGE_POOLING_MEAN;
+    opts.input_status = status;
+    CHECK(gge_encode(engine, tokens, &opts, rows, 2, info.n_embd, &err) == GGE_OK);
+    CHECK(status[0] == GGE_OK && status[1] == GGE_OK);
+    for (i = 0; i < info.n_embd; ++i) {
+        norm += (double)rows[i] * (double)rows[i];
+    }
+    CHECK(fabs(norm - 1.0) < 1e-5);
+    CHECK(gge_encode(engine, copy, &opts, again, 2, info.n_embd, NULL) == GGE_OK);
+    CHECK(memcmp(rows, again, 2 * (size_t)info.n_embd * sizeof(float)) == 0);
+
+    CHECK(gge_encode(engine, tokens, &opts, rows, 1, info.n_embd, &err) == GGE_E_INVALID);
+    CHECK(gge_encode(engine, tokens, &opts, rows, 2, info.n_embd - 1, &err) == GGE_E_INVALID);
+    CHECK(gge_encode(engine, tokens, &opts, NULL, 2, info.n_embd, &err) == GGE_E_INVALID);
+    opts.pooling = GGE_POOLING_RANK;
+    CHECK(gge_encode(engine, tokens, &opts, rows, 2, info.n_embd, &err) == GGE_E_UNSUPPORTED);
+
+    gge_engine_close(engine);
+    gge_engine_close(engine);
+    opts.pooling = GGE_POOLING_MEAN;
+    CHECK(gge_encode(engine, tokens, &opts, rows, 2, info.n_embd, &err) == GGE_E_CLOSED);
+    free(rows);
+    free(again);
+    gge_engine_free(engine);
+    gge_tokens_free(tokens);
+    gge_tokens_free(copy);
+}
+
+static void bad_texts_are_named(gge_model *model) {
+    static const uint8_t bad[] = {'o', 'k', 0xff};
+    static const int64_t bad_offsets[] = {0, 2, 3};
+    static const int64_t falling[] = {0, 2, 1};
+    gge_tokenize_options opts = {0};
+    gge_tokens *tokens = NULL;
+    int32_t status[2] = {-1, -1};
+    int32_t id = 1 << 30;
+    int64_t one[] = {0, 1};
+    opts.struct_size = sizeof(opts);
+    CHECK(gge_tokenize(model, bad, bad_offsets, 2, &opts, &tokens, &err) == GGE_E_INVALID);
+    CHECK(err.input_index == 1 && tokens == NULL);
+    CHECK(gge_tokenize(model, bad, falling, 2, &opts, &tokens, &err) == GGE_E_INVALID);
+    CHECK(gge_tokenize(model, bad, NULL, 2, &opts, &tokens, &err) == GGE_E_INVALID);
+    opts.input_status = status;
+    CHECK(gge_tokenize(model, bad, bad_offsets, 2, &opts, &tokens, &err) == GGE_OK);
+    CHECK(status[0] == GGE_OK && status[1] == GGE_E_INVALID);
+    CHECK(gge_tokens_offsets(tokens)[1] == gge_tokens_offsets(tokens)[2]);
+    gge_tokens_free(tokens);
+    CHECK(gge_tokens_from_ids(model, &id, one, 1, &tokens, &err) == GGE_E_INVALID && err.input_index == 0);
+}
+
+/* The engine and the tokens keep the model alive. */
+static void handles_are_freed_in_any_order(const char *path) {
+    gge_model *model = NULL;
+    gge_tokens *tokens = NULL;
+    gge_engine *engine = NULL;
+    gge_model_info info = {0};
+    float *rows;
+    info.struct_size = sizeof(info);
+    CHECK(gge_model_load(path, NULL, &model, &err) == GGE_OK);
+    CHECK(gge_model_get_info(model, &info, &err) == GGE_OK);
+    CHECK(gge_engine_create(model, NULL, &engine, &err) == GGE_OK);
+    CHECK(gge_tokenize(model, bytes, offsets, 2, NULL, &tokens, &err) == GGE_OK);
+    gge_model_free(model);
+    rows = calloc(2 * (size_t)info.n_embd, sizeof(float));
+    CHECK(gge_encode(engine, tokens, NULL, rows, 2, info.n_embd, &err) == GGE_OK);
+    free(rows);
+    gge_engine_free(engine);
+    CHECK(gge_tokens_n_texts(tokens) == 2);
+    gge_tokens_free(tokens);
+}
+
+static void count_lines(void *user_data, gge_log_level level, const char *message) {
+    CHECK(level >= GGE_LOG_DEBUG && level <= GGE_LOG_ERROR && strchr(message, '\n') == NULL);
+    ++*(int *)user_data;
+}
+
+static void log_goes_to_the_callback(const char *path) {
+    gge_model *model = NULL;
+    int n_lines = 0;
+    int before;
+    gge_set_log(count_lines, &n_lines, GGE_LOG_DEBUG);
+    CHECK(gge_model_load(path, NULL, &model, &err) == GGE_OK);
+    CHECK(n_lines > 0);
+    gge_model_free(model);
+    gge_set_log(NULL, NULL, GGE_LOG_DEBUG);
+    before = n_lines;
+    CHECK(gge_model_load(path, NULL, &model, &err) == GGE_OK);
+    CHECK(n_lines == before);
+    gge_model_free(model);
+}
+
+int main(void) {
+    const char *path = getenv("GGEMBED_TEST_MODEL");
+    versions_agree();
+    cpu_is_the_last_device();
+    null_is_refused_or_harmless();
+    bad_files_are_named();
+    if (path != NULL) {
+        gge_model *model = NULL;
+        load_options_work(path);
+        CHECK(gge_model_load(path, NULL, &model, &err) == GGE_OK);
+        if (model != NULL) {
+            model_tells_about_itself(model);
+            texts_become_rows(model);
+            bad_texts_are_named(model);
+            gge_model_free(model);
+            handles_are_freed_in_any_order(path);
+            log_goes_to_the_callback(path);
+        } else {
+            printf("cannot load %s: %s\n", path, err.message);
+        }
+    }
+    printf("%d checks, %d failed\n", n_checks, n_failed);
+    if (n_failed == 0 && path == NULL) {
+        printf("skipped the part with a model: GGEMBED_TEST_MODEL is not set\n");
+        return 77;
+    }
+    return n_failed != 0;
+}
