@@ -218,8 +218,8 @@ public:
     const float *compute(const TokenBatch &batch, const std::atomic<bool> &abort) override {
         const size_t n = batch.ids.size();
         if (n == 0 || n > n_ubatch_) {
-            throw Error(GGE_E_INTERNAL, "a micro-batch has " + std::to_string(n) + " tokens, the compute state takes 1 to " +
-                                            std::to_string(n_ubatch_));
+            throw Error(GGE_E_INTERNAL, "a micro-batch has " + std::to_string(n) +
+                                            " tokens, the compute state takes 1 to " + std::to_string(n_ubatch_));
         }
         ids_ = batch.ids;
         positions_ = batch.positions;
@@ -243,8 +243,9 @@ public:
         const int32_t code = run(b);
         abort_ = nullptr;
         if (code != 0) {
-            throw code == 2    ? Error(GGE_E_ABORTED, "aborted")
-            : code == -2 ? Error(GGE_E_MEMORY, "no memory for " + std::to_string(n) + " tokens: " + lines.text("no reason given"))
+            throw code == 2 ? Error(GGE_E_ABORTED, "aborted")
+            : code == -2    ? Error(GGE_E_MEMORY,
+                                    "no memory for " + std::to_string(n) + " tokens: " + lines.text("no reason given"))
                          : upstream_error(GGE_E_INTERNAL, "llama.cpp failed with code " + std::to_string(code), lines);
         }
         const float *rows = llama_get_embeddings(context_.get());
@@ -312,7 +313,8 @@ public:
     const ModelFacts &facts() const noexcept override { return facts_; }
     ModelFacts &facts() noexcept { return facts_; }
 
-    void tokenize(std::string_view text, bool add_special, bool parse_special, std::vector<int32_t> &ids) const override {
+    void tokenize(std::string_view text, bool add_special, bool parse_special,
+                  std::vector<int32_t> &ids) const override {
         // A token stands for at least one byte, but for the special ones and the space that some vocabularies put in
         // front; normalisation can lengthen a text, so upstream's own count decides.
         const size_t begin = ids.size();
@@ -367,7 +369,8 @@ private:
         for (int32_t i = 0; i < llama_model_meta_count(m); ++i) {
             facts_.metadata.emplace_back(
                 read_string([&](char *buf, size_t size) { return llama_model_meta_key_by_index(m, i, buf, size); }),
-                read_string([&](char *buf, size_t size) { return llama_model_meta_val_str_by_index(m, i, buf, size); }));
+                read_string(
+                    [&](char *buf, size_t size) { return llama_model_meta_val_str_by_index(m, i, buf, size); }));
         }
         facts_.architecture = meta("general.architecture");
         facts_.name = meta("general.name");
@@ -491,7 +494,8 @@ struct LoadProgress {
 
     bool report(float fraction) {
         if (callbacks.progress != nullptr) {
-            callbacks.progress(callbacks.user_data, static_cast<int64_t>(static_cast<double>(fraction) * static_cast<double>(file_bytes)),
+            callbacks.progress(callbacks.user_data,
+                               static_cast<int64_t>(static_cast<double>(fraction) * static_cast<double>(file_bytes)),
                                file_bytes);
         }
         aborted = callbacks.abort != nullptr && callbacks.abort(callbacks.user_data) != 0;
@@ -529,7 +533,9 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
                                                                    : options.n_gpu_layers;
     p.load_mode = options.mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
     p.check_tensors = options.check_tensors;
-    p.progress_callback = [](float fraction, void *data) { return static_cast<LoadProgress *>(data)->report(fraction); };
+    p.progress_callback = [](float fraction, void *data) {
+        return static_cast<LoadProgress *>(data)->report(fraction);
+    };
     p.progress_callback_user_data = &progress;
 
     const ErrorLines lines;

@@ -1,6 +1,6 @@
 // The exported functions: check arguments, guard exceptions, convert, delegate.
-#include "engine.h"
 #include "build_info.h" // written by CMake
+#include "engine.h"
 #include "log.h"
 #include "version.h"
 
@@ -178,8 +178,8 @@ gge_status gge_engine_get_info(const gge_engine *engine, gge_engine_info *out, g
 gge_status gge_encode(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, float *out,
                       int64_t n_rows, int64_t row_stride, gge_error *err) {
     return gge::guard(err, [&] {
-        need(engine, "engine").engine.encode(need(tokens, "tokens").tokens, gge::read_options(opts),
-                                             {out, n_rows, row_stride});
+        need(engine, "engine")
+            .engine.encode(need(tokens, "tokens").tokens, gge::read_options(opts), {out, n_rows, row_stride});
     });
 }
 

@@ -42,9 +42,10 @@ std::string too_long(int64_t i, int64_t n_tokens, int64_t n_ctx) {
 } // namespace
 
 struct Engine::Job {
-    Job(const Tokens &t, const EncodeOptions &o, const RowsOut &out_, gge_pooling pooling_, size_t n_embd_, size_t n_out_)
-        : tokens(t), options(o), out(out_), pooling(pooling_), n_embd(n_embd_), n_out(n_out_),
-          status(t.status), pooler(pooling_, n_embd_) {}
+    Job(const Tokens &t, const EncodeOptions &o, const RowsOut &out_, gge_pooling pooling_, size_t n_embd_,
+        size_t n_out_)
+        : tokens(t), options(o), out(out_), pooling(pooling_), n_embd(n_embd_), n_out(n_out_), status(t.status),
+          pooler(pooling_, n_embd_) {}
 
     const Tokens &tokens;
     const EncodeOptions &options;
@@ -152,14 +153,14 @@ void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const Ro
         throw Error(GGE_E_UNSUPPORTED, "pooling type rank belongs to rerankers, choose none, mean, cls or last");
     }
     if (options.truncate_dim > f.n_embd) {
-        throw Error(GGE_E_INVALID, "truncate_dim is " + std::to_string(options.truncate_dim) + ", the model's rows have " +
-                                       std::to_string(f.n_embd) + " values");
+        throw Error(GGE_E_INVALID, "truncate_dim is " + std::to_string(options.truncate_dim) +
+                                       ", the model's rows have " + std::to_string(f.n_embd) + " values");
     }
     const int32_t n_out = options.truncate_dim > 0 ? options.truncate_dim : f.n_embd;
     const int64_t n_rows = pooling == GGE_POOLING_NONE ? static_cast<int64_t>(tokens.ids.size()) : tokens.n_texts();
     if (out.n_rows != n_rows) {
-        throw Error(GGE_E_INVALID, "out has " + std::to_string(out.n_rows) + " rows, " + std::to_string(n_rows) +
-                                       " are needed");
+        throw Error(GGE_E_INVALID,
+                    "out has " + std::to_string(out.n_rows) + " rows, " + std::to_string(n_rows) + " are needed");
     }
     if (out.row_stride < n_out) {
         throw Error(GGE_E_INVALID, "row_stride is " + std::to_string(out.row_stride) + ", a row has " +
@@ -169,8 +170,8 @@ void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const Ro
         throw Error(GGE_E_INVALID, "out is NULL");
     }
 
-    const auto job = std::make_shared<Job>(tokens, options, out, pooling, static_cast<size_t>(f.n_embd),
-                                           static_cast<size_t>(n_out));
+    const auto job =
+        std::make_shared<Job>(tokens, options, out, pooling, static_cast<size_t>(f.n_embd), static_cast<size_t>(n_out));
     job->n_tokens.resize(job->status.size());
     for (int64_t i = 0; i < tokens.n_texts(); ++i) {
         const int64_t n = tokens.n_tokens(i);

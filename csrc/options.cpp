@@ -21,8 +21,8 @@ template <typename T> T widen(const T *opts, const char *name) {
     const auto *bytes = reinterpret_cast<const unsigned char *>(opts);
     for (size_t i = sizeof(T); i < size; ++i) {
         if (bytes[i] != 0) {
-            throw Error(GGE_E_UNSUPPORTED, std::string(name) + " sets a field that version " + version +
-                                               " of the library does not know");
+            throw Error(GGE_E_UNSUPPORTED,
+                        std::string(name) + " sets a field that version " + version + " of the library does not know");
         }
     }
     return full;

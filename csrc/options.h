@@ -63,7 +63,8 @@ template <typename T> void write_struct(T *out, T filled) {
         throw Error(GGE_E_INVALID, "out is NULL");
     }
     if (out->struct_size < sizeof(size_t)) {
-        throw Error(GGE_E_INVALID, "struct_size is " + std::to_string(out->struct_size) + ", it must be set by the caller");
+        throw Error(GGE_E_INVALID,
+                    "struct_size is " + std::to_string(out->struct_size) + ", it must be set by the caller");
     }
     filled.struct_size = out->struct_size;
     std::memcpy(static_cast<void *>(out), &filled, std::min(out->struct_size, sizeof(T)));

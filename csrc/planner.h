@@ -7,9 +7,9 @@
 namespace gge {
 
 struct PlanLimits {
-    int64_t n_ubatch = 0;    // tokens per micro-batch
-    int64_t n_seq_max = 0;   // sequences per micro-batch
-    bool may_split = false;  // an input longer than n_ubatch runs in several micro-batches (causal, with a cache)
+    int64_t n_ubatch = 0;   // tokens per micro-batch
+    int64_t n_seq_max = 0;  // sequences per micro-batch
+    bool may_split = false; // an input longer than n_ubatch runs in several micro-batches (causal, with a cache)
 };
 
 // Tokens [begin, end) of one input.
@@ -20,9 +20,9 @@ struct Piece {
 };
 
 struct Microbatch {
-    std::vector<Piece> pieces;  // piece k is sequence k
+    std::vector<Piece> pieces; // piece k is sequence k
     int64_t n_tokens = 0;
-    bool continues = false;     // the only piece goes on where the micro-batch before it stopped
+    bool continues = false; // the only piece goes on where the micro-batch before it stopped
 };
 
 // Packs inputs, longest first, so that the sequences of a micro-batch have similar lengths; equal lengths keep the

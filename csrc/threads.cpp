@@ -50,7 +50,8 @@ int32_t physical_cores() {
     for (size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
         if (CPU_ISSET(cpu, &allowed)) {
             const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-            cores.emplace(read_number(topology + "physical_package_id", 0), read_number(topology + "core_id", static_cast<int64_t>(cpu)));
+            cores.emplace(read_number(topology + "physical_package_id", 0),
+                          read_number(topology + "core_id", static_cast<int64_t>(cpu)));
         }
     }
     return static_cast<int32_t>(cores.size());

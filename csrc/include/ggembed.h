@@ -144,10 +144,10 @@ enum { GGE_SWITCH_DEFAULT = 0, GGE_ON = 1, GGE_OFF = 2 };
 
 typedef struct gge_model_options {
     size_t struct_size;
-    const char *device;   /* "auto" (NULL too): the first GPU, else the CPU. "cpu": no GPU is used at all. "cuda",
+    const char *device;       /* "auto" (NULL too): the first GPU, else the CPU. "cpu": no GPU is used at all. "cuda",
                              "cuda:1", "metal", or another name of gge_device_get */
-    int32_t n_gpu_layers; /* layers kept on the GPU: 0 = all, n > 0 = the last n, -1 = none */
-    gge_switch mmap;      /* map the file instead of reading it; default on */
+    int32_t n_gpu_layers;     /* layers kept on the GPU: 0 = all, n > 0 = the last n, -1 = none */
+    gge_switch mmap;          /* map the file instead of reading it; default on */
     gge_switch check_tensors; /* look for invalid values in the weights while loading, slow; default off */
     int32_t reserved;
     gge_progress_fn progress; /* bytes of the file */
@@ -180,33 +180,33 @@ enum { GGE_ATTENTION_DEFAULT = 0, GGE_ATTENTION_CAUSAL = 1, GGE_ATTENTION_BIDIRE
 
 typedef struct gge_model_info {
     size_t struct_size;
-    gge_pooling pooling;         /* what GGE_POOLING_DEFAULT means for this model; never DEFAULT */
-    int32_t pooling_in_file;     /* 1 if the file names it, 0 if it follows from the attention type:
+    gge_pooling pooling;     /* what GGE_POOLING_DEFAULT means for this model; never DEFAULT */
+    int32_t pooling_in_file; /* 1 if the file names it, 0 if it follows from the attention type:
                                     causal -> LAST, bidirectional -> MEAN */
-    gge_attention attention;     /* of the file; never DEFAULT */
-    int32_t has_cache;           /* 1: runs through a key/value cache, so a causal input may span micro-batches */
-    int32_t n_embd;              /* width of a row */
+    gge_attention attention; /* of the file; never DEFAULT */
+    int32_t has_cache;       /* 1: runs through a key/value cache, so a causal input may span micro-batches */
+    int32_t n_embd;          /* width of a row */
     int32_t n_layer;
-    int32_t n_ctx_train;         /* context length of the file, in tokens */
+    int32_t n_ctx_train; /* context length of the file, in tokens */
     int32_t n_vocab;
-    int32_t add_bos;             /* 1 if tokenising puts token_bos in front */
-    int32_t add_eos;             /* 1 if tokenising appends token_eos or token_sep */
-    int32_t add_eos_in_file;     /* 0 if the file lacks the rule and ggembed supplies it (EuroBERT, last pooling) */
-    int32_t token_bos;           /* token ids, or -1 */
+    int32_t add_bos;         /* 1 if tokenising puts token_bos in front */
+    int32_t add_eos;         /* 1 if tokenising appends token_eos or token_sep */
+    int32_t add_eos_in_file; /* 0 if the file lacks the rule and ggembed supplies it (EuroBERT, last pooling) */
+    int32_t token_bos;       /* token ids, or -1 */
     int32_t token_eos;
     int32_t token_sep;
     int32_t token_pad;
-    int32_t n_gpu_layers;        /* layers on the device */
+    int32_t n_gpu_layers; /* layers on the device */
     int32_t reserved;
     int64_t n_params;
-    int64_t tensor_bytes;        /* size of all weights */
-    int64_t file_bytes;          /* size of the file or files */
-    char architecture[64];       /* general.architecture: "bert", "qwen3", ... */
-    char name[128];              /* general.name, may be empty */
-    char quantization[64];       /* llama.cpp's name of the file type: "F16", "Q8_0", "Q4_K - Medium" */
-    char tokenizer[32];          /* tokenizer.ggml.model: "bert", "gpt2", "llama", "t5", "none" */
-    char device[64];             /* gge_device_info.name of where the weights are */
-    char device_reason[128];     /* why that device was chosen */
+    int64_t tensor_bytes;    /* size of all weights */
+    int64_t file_bytes;      /* size of the file or files */
+    char architecture[64];   /* general.architecture: "bert", "qwen3", ... */
+    char name[128];          /* general.name, may be empty */
+    char quantization[64];   /* llama.cpp's name of the file type: "F16", "Q8_0", "Q4_K - Medium" */
+    char tokenizer[32];      /* tokenizer.ggml.model: "bert", "gpt2", "llama", "t5", "none" */
+    char device[64];         /* gge_device_info.name of where the weights are */
+    char device_reason[128]; /* why that device was chosen */
 } gge_model_info;
 
 /* Fills *out. Statuses: GGE_E_INVALID. Any thread. */
@@ -227,12 +227,12 @@ typedef struct gge_tokens gge_tokens;
 
 typedef struct gge_tokenize_options {
     size_t struct_size;
-    const uint8_t *prompt;     /* put in front of every text before it is tokenised; borrowed during the call */
+    const uint8_t *prompt; /* put in front of every text before it is tokenised; borrowed during the call */
     int64_t prompt_bytes;
-    gge_switch add_special;    /* BOS, EOS, CLS, SEP as the model's rules say; default on */
-    gge_switch parse_special;  /* read "<|...|>" in texts and prompt as special tokens; default off, because with
+    gge_switch add_special;   /* BOS, EOS, CLS, SEP as the model's rules say; default on */
+    gge_switch parse_special; /* read "<|...|>" in texts and prompt as special tokens; default off, because with
                                   text from users it lets them forge markers */
-    int32_t *input_status;     /* [n_texts] or NULL, see gge_tokenize */
+    int32_t *input_status;    /* [n_texts] or NULL, see gge_tokenize */
 } gge_tokenize_options;
 
 /*
@@ -269,12 +269,12 @@ typedef struct gge_engine gge_engine;
 
 typedef struct gge_engine_options {
     size_t struct_size;
-    int32_t n_ctx;           /* longest input in tokens; 0 = n_ctx_train of the model, which is also the limit */
-    int32_t n_ubatch;        /* tokens that go through the model together; 0 = chosen. Grows by itself for a longer
+    int32_t n_ctx;              /* longest input in tokens; 0 = n_ctx_train of the model, which is also the limit */
+    int32_t n_ubatch;           /* tokens that go through the model together; 0 = chosen. Grows by itself for a longer
                                 input that has to fit as a whole */
-    int32_t n_seq_max;       /* most sequences packed into one micro-batch, at most 256; 0 = chosen */
-    int32_t n_threads;       /* CPU threads; 0 = the physical cores that the process may use */
-    gge_attention attention; /* override of the file's attention type */
+    int32_t n_seq_max;          /* most sequences packed into one micro-batch, at most 256; 0 = chosen */
+    int32_t n_threads;          /* CPU threads; 0 = the physical cores that the process may use */
+    gge_attention attention;    /* override of the file's attention type */
     gge_switch flash_attention; /* default: llama.cpp decides */
 } gge_engine_options;
 
@@ -292,8 +292,8 @@ void gge_engine_free(gge_engine *engine);
 
 typedef struct gge_engine_info {
     size_t struct_size;
-    int32_t n_ctx;           /* longest input that is accepted */
-    int32_t n_ubatch;        /* current token budget of a micro-batch */
+    int32_t n_ctx;    /* longest input that is accepted */
+    int32_t n_ubatch; /* current token budget of a micro-batch */
     int32_t n_seq_max;
     int32_t n_threads;
     gge_attention attention; /* in use; never DEFAULT */
@@ -305,9 +305,9 @@ gge_status gge_engine_get_info(const gge_engine *engine, gge_engine_info *out, g
 
 typedef struct gge_encode_options {
     size_t struct_size;
-    gge_pooling pooling;      /* GGE_POOLING_NONE gives one row per token */
-    int32_t truncate_dim;     /* keep the first truncate_dim values of a row; 0 = all. Cut first, then normalised */
-    gge_switch normalize;     /* scale rows to unit length; default on. An all-zero row stays zero */
+    gge_pooling pooling;  /* GGE_POOLING_NONE gives one row per token */
+    int32_t truncate_dim; /* keep the first truncate_dim values of a row; 0 = all. Cut first, then normalised */
+    gge_switch normalize; /* scale rows to unit length; default on. An all-zero row stays zero */
     int32_t reserved;
     int32_t *input_status;    /* [n_texts] or NULL, see gge_encode */
     gge_progress_fn progress; /* tokens; called between micro-batches */

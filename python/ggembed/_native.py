@@ -33,7 +33,9 @@ Progress = Callable[[int, int], object]
 log = logging.getLogger("ggembed")
 log.addHandler(logging.NullHandler())  # else logging prints warnings to stderr by itself
 
-_LOG_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+# llama.cpp says some 150 lines per model at its INFO level, of which a service that logs at INFO
+# wants none: they come as DEBUG, and those at its DEBUG level below that.
+_LOG_LEVELS = {1: logging.DEBUG - 5, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
 
 class Call:

@@ -89,7 +89,7 @@ def convert_bert(
     MissingExtraError
         The packages gguf and safetensors are not installed.
     """
-    gguf, safe_open = _packages()
+    gguf, safetensors = _packages()
     if file_type not in _FILE_TYPES:
         raise ValueError(f"file_type must be one of {', '.join(_FILE_TYPES)}, got {file_type!r}")
     folder, target = Path(model_dir), Path(out_path)
@@ -113,7 +113,7 @@ def convert_bert(
             writer.add_quantization_version(2)
             _write_hparams(writer, config, _pooling(folder))
             _write_vocabulary(writer, tokenizer, config)
-            for tensor_name, tensor in _tensors(folder / "model.safetensors", safe_open):
+            for tensor_name, tensor in _tensors(folder / "model.safetensors", safetensors):
                 _write_tensor(writer, gguf, tensor_name, tensor, file_type)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
@@ -131,12 +131,12 @@ def convert_bert(
 def _packages() -> tuple[Any, Any]:
     try:
         import gguf
-        from safetensors import safe_open
+        import safetensors
     except ImportError as err:
         raise MissingExtraError(
             f"converting a model needs the package {err.name}: pip install 'ggembed[demo]'"
         ) from None
-    return gguf, safe_open
+    return gguf, safetensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -219,19 +219,20 @@ def _write_vocabulary(writer: Any, tokenizer: dict[str, Any], config: dict[str, 
             writer.add_uint32(f"tokenizer.ggml.{role}_token_id", by_text[text])
 
 
-def _tensors(path: Path, safe_open: Any) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _tensors(path: Path, safetensors: Any) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """GGUF names and F32 values of the tensors that an embedding needs."""
     if not path.is_file():
         raise ModelFileError(f"cannot read {path}: no such file")
     try:
-        with safe_open(path, "numpy") as file:
-            for key in file.keys():  # noqa: SIM118, the object is not a mapping
-                name = key.removeprefix("bert.")
-                name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
-                if not _UNUSED_TENSORS.match(name):
-                    yield _gguf_name(name), np.asarray(file.get_tensor(key), np.float32)
-    except (ValueError, TypeError, RuntimeError) as err:
+        with safetensors.safe_open(path, "numpy") as file:
+            tensors = {key: np.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, TypeError) as err:  # TypeError: not a type of numpy
         raise ModelFormatError(f"cannot read {path}: {err}") from err
+    for key, tensor in tensors.items():
+        name = key.removeprefix("bert.")
+        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+        if not _UNUSED_TENSORS.match(name):
+            yield _gguf_name(name), tensor.astype(np.float32, copy=False)
 
 
 def _gguf_name(name: str) -> str:

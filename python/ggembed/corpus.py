@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,19 +12,15 @@ from .errors import ModelFileError
 
 # Everyday modules, written in Python, that all supported versions have.
 _MODULES = (
-    "argparse base64 bisect bz2 calendar cmd codecs collections colorsys configparser contextlib "
-    "copy csv dataclasses datetime decimal difflib dis email enum filecmp fileinput fnmatch "
-    "fractions ftplib functools getpass gettext glob graphlib gzip hashlib heapq hmac html http "
-    "imaplib inspect ipaddress json keyword linecache locale logging lzma mailbox mimetypes "
-    "multiprocessing netrc ntpath numbers operator optparse os pathlib pdb pickle pkgutil platform "
-    "plistlib poplib posixpath pprint profile pstats queue quopri random re reprlib runpy sched "
-    "secrets selectors shelve shlex shutil signal smtplib socket socketserver sqlite3 ssl stat "
-    "statistics string stringprep subprocess sysconfig tarfile tempfile textwrap threading timeit "
-    "token tokenize trace traceback types typing unittest urllib uuid warnings wave weakref "
-    "webbrowser wsgiref xml zipapp zipfile"
-).split()
+    *("argparse", "base64", "bisect", "calendar", "collections", "contextlib", "copy", "csv"),
+    *("difflib", "fileinput", "fnmatch", "fractions", "functools", "getpass", "glob", "graphlib"),
+    *("gzip", "hashlib", "heapq", "hmac", "ipaddress", "json", "locale", "os", "pickle", "pprint"),
+    *("queue", "random", "re", "sched", "secrets", "selectors", "shelve", "shlex", "shutil"),
+    *("socket", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap"),
+    *("threading", "timeit", "traceback", "uuid", "webbrowser", "zipfile"),
+)
 
-_MIN_CHARS, _MAX_CHARS = 60, 1500
+_MIN_CHARS, _MAX_CHARS = 40, 1000
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Document:
     name : str
         Dotted name of what it describes, such as ``"shutil.copytree"``.
     text : str
-        The name and the docstring.
+        The name and the first paragraphs of the docstring, 1000 characters of it at most.
     """
 
     name: str
@@ -49,19 +44,13 @@ class Document:
         return self.text.partition(": ")[2].partition("\n")[0].strip()
 
 
-def stdlib_docstrings(n_documents: int = 600) -> list[Document]:
-    """Docstrings of public modules, classes, functions and methods.
-
-    Parameters
-    ----------
-    n_documents : int, optional
-        How many at most. They are taken evenly from all modules, always the same ones for one
-        version of Python.
+def stdlib_docstrings() -> list[Document]:
+    """Docstrings of public modules, classes, functions and methods of everyday modules.
 
     Returns
     -------
     list of Document
-        In the order of the modules and of their lines.
+        A few hundred in a fixed order, always the same ones for one version of Python.
 
     Raises
     ------
@@ -72,8 +61,7 @@ def stdlib_docstrings(n_documents: int = 600) -> list[Document]:
     found = [document for module in _MODULES for document in _of_module(root, module)]
     if not found:
         raise ModelFileError(f"no sources of Python's standard library in {root}")
-    step = max(1.0, len(found) / n_documents)
-    return [found[int(i * step)] for i in range(min(n_documents, len(found)))]
+    return found
 
 
 def _of_module(root: Path, module: str) -> Iterator[Document]:
@@ -87,12 +75,18 @@ def _of_module(root: Path, module: str) -> Iterator[Document]:
 def _of_node(node: ast.Module | ast.ClassDef | ast.AST, name: str) -> Iterator[Document]:
     if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         return
-    docstring = ast.get_docstring(node, clean=False)
-    text = inspect.cleandoc(docstring) if docstring else ""
-    if _MIN_CHARS <= len(text) <= _MAX_CHARS:
-        yield Document(name, f"{name}: {text}")
+    docstring = ast.get_docstring(node)
+    if docstring is not None and len(docstring) >= _MIN_CHARS:
+        yield Document(name, f"{name}: {_opening(docstring)}")
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         for child in node.body:
             child_name = getattr(child, "name", "_")
             if not child_name.startswith("_"):
                 yield from _of_node(child, f"{name}.{child_name}")
+
+
+def _opening(docstring: str) -> str:
+    """The first paragraphs, as many as fit."""
+    if len(docstring) <= _MAX_CHARS:
+        return docstring
+    return docstring[:_MAX_CHARS].rpartition("\n\n")[0] or docstring[:_MAX_CHARS]

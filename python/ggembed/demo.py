@@ -16,8 +16,8 @@ from .progress import ProgressBar
 
 QUESTIONS = (
     "How do I measure how long a small piece of code takes to run?",
-    "copy a whole directory with everything in it to another place",
-    "pick several random elements from a list without repeating any",
+    "draw random winners, none of them twice",
+    "compare two texts and show the lines that differ",
 )
 _N_RESULTS = 3
 
@@ -47,7 +47,7 @@ def run(
         info = embedder.info()
         print(f"model   {info.name or Path(info.path).name}, {info.quantization}, ", end="")
         print(f"{info.n_params / 1e6:.0f} M parameters, {info.dim} dimensions")
-        print(f"device  {info.device} ({info.device_reason}), {info.n_threads} threads")
+        print(f"device  {info.device} ({info.device_reason}), threads: {info.n_threads}")
         # Some docstrings are longer than the context of a small model.
         texts = [document.text for document in documents]
         counts = np.asarray(embedder.count_tokens(texts)) + _prompt_tokens(embedder)

@@ -72,7 +72,8 @@ int main() {
     gge_model *model = nullptr;
     gge_engine *engine = nullptr;
     gge_tokens *tokens = nullptr;
-    if (gge_model_load(path, nullptr, &model, &err) != GGE_OK || gge_engine_create(model, nullptr, &engine, &err) != GGE_OK) {
+    if (gge_model_load(path, nullptr, &model, &err) != GGE_OK ||
+        gge_engine_create(model, nullptr, &engine, &err) != GGE_OK) {
         std::printf("%s\n", err.message);
         return 1;
     }
@@ -84,25 +85,29 @@ int main() {
     const int64_t offsets[] = {0, 6};
     std::vector<float> row(static_cast<std::size_t>(info.n_embd));
     bool ok = true;
-    ok = count_failures("gge_tokenize", 1, [&] {
-             return gge_tokenize(model, bytes, offsets, 1, nullptr, &tokens, &err);
-         }) > 0 && ok;
+    ok = count_failures("gge_tokenize", 1,
+                        [&] { return gge_tokenize(model, bytes, offsets, 1, nullptr, &tokens, &err); }) > 0 &&
+         ok;
     ok = tokens != nullptr && ok;
-    ok = count_failures("gge_encode", 1, [&] {
-             return gge_encode(engine, tokens, nullptr, row.data(), 1, info.n_embd, &err);
-         }) > 0 && ok;
-    ok = count_failures("gge_engine_create", 7, [&] {
-             gge_engine *other = nullptr;
-             const gge_status status = gge_engine_create(model, nullptr, &other, &err);
-             gge_engine_free(other);
-             return status;
-         }) > 0 && ok;
-    ok = count_failures("gge_model_load", 97, [&] {
-             gge_model *other = nullptr;
-             const gge_status status = gge_model_load(path, nullptr, &other, &err);
-             gge_model_free(other);
-             return status;
-         }) > 0 && ok;
+    ok = count_failures("gge_encode", 1,
+                        [&] { return gge_encode(engine, tokens, nullptr, row.data(), 1, info.n_embd, &err); }) > 0 &&
+         ok;
+    ok = count_failures("gge_engine_create", 7,
+                        [&] {
+                            gge_engine *other = nullptr;
+                            const gge_status status = gge_engine_create(model, nullptr, &other, &err);
+                            gge_engine_free(other);
+                            return status;
+                        }) > 0 &&
+         ok;
+    ok = count_failures("gge_model_load", 97,
+                        [&] {
+                            gge_model *other = nullptr;
+                            const gge_status status = gge_model_load(path, nullptr, &other, &err);
+                            gge_model_free(other);
+                            return status;
+                        }) > 0 &&
+         ok;
     gge_tokens_free(tokens);
     gge_engine_free(engine);
     gge_model_free(model);

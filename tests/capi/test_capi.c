@@ -65,7 +65,8 @@ static void null_is_refused_or_harmless(void) {
     CHECK(gge_engine_create(NULL, NULL, &engine, &err) == GGE_E_INVALID && engine == NULL);
     CHECK(gge_engine_get_info(NULL, &engine_info, &err) == GGE_E_INVALID);
     CHECK(gge_encode(NULL, NULL, NULL, NULL, 0, 0, &err) == GGE_E_INVALID);
-    CHECK(gge_model_meta_count(NULL) == 0 && gge_model_meta_key(NULL, 0) == NULL && gge_model_meta_value(NULL, 0) == NULL);
+    CHECK(gge_model_meta_count(NULL) == 0 && gge_model_meta_key(NULL, 0) == NULL &&
+          gge_model_meta_value(NULL, 0) == NULL);
     CHECK(gge_tokens_n_texts(NULL) == 0 && gge_tokens_ids(NULL) == NULL && gge_tokens_offsets(NULL) == NULL);
     gge_model_free(NULL);
     gge_tokens_free(NULL);
@@ -133,7 +134,8 @@ static void model_tells_about_itself(gge_model *model) {
     CHECK(gge_model_meta_key(model, -1) == NULL && gge_model_meta_value(model, i) == NULL);
 }
 
-static const uint8_t bytes[] = "one text""and another, longer text";
+static const uint8_t bytes[] = "one text"
+                               "and another, longer text";
 static const int64_t offsets[] = {0, 8, 33};
 
 static void texts_become_rows(gge_model *model) {

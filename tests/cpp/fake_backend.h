@@ -14,10 +14,10 @@
 
 namespace fake {
 
-constexpr int32_t id_nan = 200;           // its row is NaN, always
+constexpr int32_t id_nan = 200;            // its row is NaN, always
 constexpr int32_t id_nan_in_company = 201; // its row is NaN unless the cache was wiped just before
-constexpr int32_t id_no_memory = 202;     // the batch fails with GGE_E_MEMORY
-constexpr int32_t id_slow = 203;          // runs until it is aborted
+constexpr int32_t id_no_memory = 202;      // the batch fails with GGE_E_MEMORY
+constexpr int32_t id_slow = 203;           // runs until it is aborted
 constexpr int32_t n_embd = 4;
 
 // What sessions did, shared with the test.

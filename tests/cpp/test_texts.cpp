@@ -21,15 +21,15 @@ TEST(valid_utf8_of_all_lengths) {
 }
 
 TEST(invalid_utf8_is_found_where_it_begins) {
-    CHECK_EQ(bad_at("ab\x80"), size_t{2});             // lone continuation
-    CHECK_EQ(bad_at("\xC0\x80"), size_t{0});           // overlong
-    CHECK_EQ(bad_at("\xC1\xBF"), size_t{0});           // overlong
-    CHECK_EQ(bad_at("\xE0\x9F\xBF"), size_t{0});       // overlong
-    CHECK_EQ(bad_at("\xF0\x8F\xBF\xBF"), size_t{0});   // overlong
-    CHECK_EQ(bad_at("x\xED\xA0\x80"), size_t{1});      // surrogate
-    CHECK_EQ(bad_at("\xF4\x90\x80\x80"), size_t{0});   // beyond U+10FFFF
+    CHECK_EQ(bad_at("ab\x80"), size_t{2});           // lone continuation
+    CHECK_EQ(bad_at("\xC0\x80"), size_t{0});         // overlong
+    CHECK_EQ(bad_at("\xC1\xBF"), size_t{0});         // overlong
+    CHECK_EQ(bad_at("\xE0\x9F\xBF"), size_t{0});     // overlong
+    CHECK_EQ(bad_at("\xF0\x8F\xBF\xBF"), size_t{0}); // overlong
+    CHECK_EQ(bad_at("x\xED\xA0\x80"), size_t{1});    // surrogate
+    CHECK_EQ(bad_at("\xF4\x90\x80\x80"), size_t{0}); // beyond U+10FFFF
     CHECK_EQ(bad_at("\xF5\x80\x80\x80"), size_t{0});
-    CHECK_EQ(bad_at("abc\xE2\x82"), size_t{3});        // cut off
+    CHECK_EQ(bad_at("abc\xE2\x82"), size_t{3}); // cut off
     CHECK_EQ(bad_at("\xE2\x28\xA1"), size_t{0});
     CHECK_EQ(bad_at("\xFF"), size_t{0});
 }

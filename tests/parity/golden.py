@@ -1,8 +1,9 @@
-"""What the golden files hold and how they are read: shared by their writer and by the tests. Needs numpy only."""
+"""What the golden files hold and how they are read, for their writer and for the tests."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +33,8 @@ TINY_PARITY = (
     "t5encoder-mean",
 )
 
-# Vocabularies whose token ids are compared with the tokenizers package: Qwen's and Llama 3's splitting rules.
+# Vocabularies whose token ids are compared with the tokenizers package: the splitting rules of Qwen
+# and of Llama 3.
 BPE_MODELS = ("qwen3-last", "eurobert-last")
 
 _LENGTHS = (1, 2, 3, 7, 16, 17, 33, 64, 100, 200, 400)
@@ -47,7 +49,8 @@ def tiny_ids(model: TinyModel) -> list[list[int]]:
     last = max(i for i, t in enumerate(model.vocab.types) if t == 1)
     out = []
     for n in _LENGTHS:
-        draw = make_tiny_models.random_uniform(f"ids/{n}", (n,)).astype(np.float64) / np.sqrt(12.0) + 0.5
+        draw = make_tiny_models.random_uniform(f"ids/{n}", (n,)).astype(np.float64)
+        draw = draw / np.sqrt(12.0) + 0.5
         out.append([first + int(v * (last - first)) for v in draw])
     return out
 
@@ -73,7 +76,7 @@ def own_pooling(name: str) -> str:
 
 def split(ids: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
     """The inverse of `flatten`."""
-    return [ids[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
 def pack(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -98,7 +101,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def spread(rows: np.ndarray) -> str:
-    """How different the rows of one model are: a degenerate model would make every comparison pass."""
+    """How different the rows of one model are: a degenerate model would pass every comparison."""
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     off = (unit @ unit.T)[~np.eye(len(rows), dtype=bool)]
     return f"cosine between inputs {off.min():.2f} to {off.max():.2f}"

@@ -1,12 +1,12 @@
 """Tiny GGUF models with random weights, the same bytes on every machine.
 
-Each has the metadata and tensors of a real architecture at 32 to 64 wide, so that the reference in
-`reference.py` (transformers) and ggembed can compute the same rows. Needs numpy and gguf, nothing else.
+Each has the metadata and tensors of a real architecture at 32 to 64 wide, so that transformers (in
+`reference.py`) and ggembed can compute the same rows. Needs numpy and gguf, nothing else.
 
     python make_tiny_models.py FOLDER [NAME ...]
 
-Weights come from the raw 64-bit words of PCG64 scaled to a uniform distribution of unit variance: integer
-arithmetic and one exact division, so that neither numpy's version nor the C library can change a bit.
+Weights come from the raw 64-bit words of PCG64, scaled to a uniform distribution of unit variance
+by arithmetic that rounds the same everywhere: neither numpy's version nor the C library matters.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
 import tiny_vocab
 from tiny_vocab import Vocab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SEED = 20261001
 
@@ -33,7 +36,7 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class TinyModel:
-    """What goes into one file: metadata without the architecture prefix, tensors in numpy order, vocabulary."""
+    """Content of one file: metadata without the architecture prefix, tensors in numpy order."""
 
     name: str
     arch: str
@@ -44,7 +47,13 @@ class TinyModel:
     def content_sha256(self) -> str:
         """A digest of what the file means, independent of how the gguf package lays it out."""
         digest = hashlib.sha256()
-        vocab = [self.vocab.model, self.vocab.pre, self.vocab.tokens, self.vocab.types, self.vocab.keys]
+        vocab = [
+            self.vocab.model,
+            self.vocab.pre,
+            self.vocab.tokens,
+            self.vocab.types,
+            self.vocab.keys,
+        ]
         meta = [self.arch, self.keys, *vocab, self.vocab.scores, self.vocab.merges]
         digest.update(json.dumps(meta, sort_keys=True).encode())
         for name, data in sorted(self.tensors.items()):
@@ -68,20 +77,30 @@ class _Maker:
         self.name = name
         self.tensors: Tensors = {}
 
-    def linear(self, name: str, n_out: int, n_in: int, *, bias: bool = False, gain: float = 1.0) -> None:
+    def linear(
+        self, name: str, n_out: int, n_in: int, *, bias: bool = False, gain: float = 1.0
+    ) -> None:
         scale = np.float32(gain / math.sqrt(n_in))
-        self.tensors[f"{name}.weight"] = random_uniform(f"{self.name}/{name}.weight", (n_out, n_in)) * scale
+        self.tensors[f"{name}.weight"] = (
+            random_uniform(f"{self.name}/{name}.weight", (n_out, n_in)) * scale
+        )
         if bias:
-            self.tensors[f"{name}.bias"] = random_uniform(f"{self.name}/{name}.bias", (n_out,)) * np.float32(0.2)
+            self.tensors[f"{name}.bias"] = random_uniform(
+                f"{self.name}/{name}.bias", (n_out,)
+            ) * np.float32(0.2)
 
     def table(self, name: str, n_rows: int, width: int, scale: float = 1.0) -> None:
-        self.tensors[name] = random_uniform(f"{self.name}/{name}", (n_rows, width)) * np.float32(scale)
+        self.tensors[name] = random_uniform(f"{self.name}/{name}", (n_rows, width)) * np.float32(
+            scale
+        )
 
     def norm(self, name: str, width: int, *, bias: bool = False) -> None:
         weight = random_uniform(f"{self.name}/{name}.weight", (width,))
         self.tensors[f"{name}.weight"] = np.float32(1.0) + weight * np.float32(0.2)
         if bias:
-            self.tensors[f"{name}.bias"] = random_uniform(f"{self.name}/{name}.bias", (width,)) * np.float32(0.2)
+            self.tensors[f"{name}.bias"] = random_uniform(
+                f"{self.name}/{name}.bias", (width,)
+            ) * np.float32(0.2)
 
 
 @dataclass(frozen=True)
@@ -109,7 +128,9 @@ _ENCODER = _Shape(n_embd=32, n_head=2, n_head_kv=2, n_ff=64, n_ctx=512)
 _SQUARE = _Shape(n_embd=64)
 
 
-def _decoder(m: _Maker, shape: _Shape, n_vocab: int, *, qkv_bias: bool = False, qk_norm: bool = False) -> None:
+def _decoder(
+    m: _Maker, shape: _Shape, n_vocab: int, *, qkv_bias: bool = False, qk_norm: bool = False
+) -> None:
     m.table("token_embd.weight", n_vocab, shape.n_embd)
     m.norm("output_norm", shape.n_embd)
     n_q, n_kv = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
@@ -347,9 +368,13 @@ _MODELS: dict[str, Callable[[str], TinyModel]] = {
     "qwen2vl-mean": lambda n: _qwen2(n, "qwen2vl", {"rope.dimension_sections": [2, 3, 3, 0]}),
     "qwen2-bidirectional-mean": lambda n: _qwen2(n, "qwen2", {"attention.causal": False}),
     "llama-last": lambda n: _llama(n, "llama", POOLING_LAST, {}),
-    "llama-embed-mean": lambda n: _llama(n, "llama-embed", POOLING_MEAN, {"attention.causal": False}),
+    "llama-embed-mean": lambda n: _llama(
+        n, "llama-embed", POOLING_MEAN, {"attention.causal": False}
+    ),
     "gemma3-last": lambda n: _gemma_model(n, "gemma3", POOLING_LAST, add_eos=False),
-    "gemma-embedding-mean": lambda n: _gemma_model(n, "gemma-embedding", POOLING_MEAN, add_eos=True),
+    "gemma-embedding-mean": lambda n: _gemma_model(
+        n, "gemma-embedding", POOLING_MEAN, add_eos=True
+    ),
     "t5encoder-mean": _t5encoder,
 }
 
@@ -401,7 +426,11 @@ def write(
     file_type = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}.get(quant.name, 0)
     writer.add_file_type(file_type)
     for name, data in model.tensors.items():
-        if data.ndim < 2 or quant == gguf.GGMLQuantizationType.F32 or name.startswith(("position_", "token_types")):
+        if (
+            data.ndim < 2
+            or quant == gguf.GGMLQuantizationType.F32
+            or name.startswith(("position_", "token_types"))
+        ):
             writer.add_tensor(name, data)
         else:
             writer.add_tensor(name, gguf.quants.quantize(data, quant), raw_dtype=quant)
@@ -420,7 +449,9 @@ def make(name: str, path: Path | str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="write the tiny random models")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all"
+    )
     args = parser.parse_args()
     for name in args.names:
         if name not in NAMES:

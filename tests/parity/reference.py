@@ -3,8 +3,8 @@
     python reference.py tiny                      # data/tiny.npz
     python reference.py minilm MODEL_FOLDER       # data/minilm.npz, data/tokens.npz
 
-MODEL_FOLDER is all-MiniLM-L6-v2 as Sentence Transformers saves it (see README.md). Only this module and
-`test_live.py` import torch; the default test suite reads the files written here.
+MODEL_FOLDER is all-MiniLM-L6-v2 as Sentence Transformers saves it (see README.md). Only this module
+and `test_live.py` import torch; the default test suite reads the files written here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
-import golden
 import gguf
+import golden
 import make_tiny_models
 import numpy as np
 import texts
@@ -103,7 +103,7 @@ _T5_LAYERS = {
 
 
 class Gguf:
-    """Scalar metadata by key without the architecture prefix, and tensors as float64, read back from the file."""
+    """Metadata by key without the architecture prefix, and tensors as float64, from a file."""
 
     def __init__(self, path: Path) -> None:
         reader = gguf.GGUFReader(path)
@@ -119,7 +119,9 @@ class Gguf:
     def __getitem__(self, key: str) -> object:
         return self.keys[key]
 
-    def renamed(self, top: dict[str, str], layers: dict[str, str], prefix: str) -> dict[str, torch.Tensor]:
+    def renamed(
+        self, top: dict[str, str], layers: dict[str, str], prefix: str
+    ) -> dict[str, torch.Tensor]:
         """The tensors under the names of a transformers class."""
         out = {}
         for name, data in self.tensors.items():
@@ -226,7 +228,9 @@ def _gemma(g: Gguf) -> nn.Module:
     keys = _decoder_config(g)
     pattern = g["attention.sliding_window_pattern"]
     theta = {"full_attention": g["rope.freq_base"], "sliding_attention": g["rope.freq_base_swa"]}
-    keys["rope_parameters"] = {k: {"rope_type": "default", "rope_theta": v} for k, v in theta.items()}
+    keys["rope_parameters"] = {
+        k: {"rope_type": "default", "rope_theta": v} for k, v in theta.items()
+    }
     config = transformers.Gemma3TextConfig(
         **keys,
         query_pre_attn_scalar=g["attention.key_length"],
@@ -281,7 +285,8 @@ def _modern_bert(g: Gguf) -> nn.Module:
         norm_eps=g["attention.layer_norm_epsilon"],
         local_attention=g["attention.sliding_window"],
         layer_types=[
-            "sliding_attention" if i % pattern else "full_attention" for i in range(g["block_count"])
+            "sliding_attention" if i % pattern else "full_attention"
+            for i in range(g["block_count"])
         ],
         rope_parameters={k: {"rope_type": "default", "rope_theta": v} for k, v in theta.items()},
         bos_token_id=1,
@@ -289,7 +294,9 @@ def _modern_bert(g: Gguf) -> nn.Module:
         cls_token_id=1,
         sep_token_id=2,
     )
-    return _load(transformers.ModernBertModel(config), g.renamed(_MODERN, _MODERN_LAYERS, "layers."))
+    return _load(
+        transformers.ModernBertModel(config), g.renamed(_MODERN, _MODERN_LAYERS, "layers.")
+    )
 
 
 def _t5encoder(g: Gguf) -> nn.Module:
@@ -311,9 +318,9 @@ def _t5encoder(g: Gguf) -> nn.Module:
 class _JinaBertV2(nn.Module):
     """JinaBERT v2 in plain torch, since transformers has no class for it.
 
-    BERT with post-norms, no position table, ALiBi in both directions and a GELU-gated feed-forward part
-    (arXiv 2310.19923, section 3). The slopes of ALiBi for a head count that is no power of two are those of
-    arXiv 2108.12409: the nearest power below, then every other slope of the next one.
+    BERT with post-norms, no position table, ALiBi in both directions and a GELU-gated feed-forward
+    part (arXiv 2310.19923, section 3). For a head count that is no power of two the slopes of ALiBi
+    are those of arXiv 2108.12409: the nearest power below, then every other slope of the next one.
     """
 
     def __init__(self, g: Gguf) -> None:
@@ -338,21 +345,29 @@ class _JinaBertV2(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
         ids = input_ids[0]
-        x = self._norm(self.t["token_embd.weight"][ids] + self.t["token_types.weight"][0], "token_embd_norm")
+        x = self._norm(
+            self.t["token_embd.weight"][ids] + self.t["token_types.weight"][0], "token_embd_norm"
+        )
         place = torch.arange(len(ids))
         slopes = torch.tensor(self._slopes(self.n_head))
         bias = -slopes[:, None, None] * (place[:, None] - place[None, :]).abs()
         for i in range(self.n_layer):
             q, k, v = (
-                self._linear(x, f"blk.{i}.attn_{p}").reshape(len(ids), self.n_head, -1).swapaxes(0, 1)
+                self._linear(x, f"blk.{i}.attn_{p}")
+                .reshape(len(ids), self.n_head, -1)
+                .swapaxes(0, 1)
                 for p in "qkv"
             )
             scores = q @ k.swapaxes(1, 2) / q.shape[-1] ** 0.5 + bias
             mixed = (scores.softmax(-1) @ v).swapaxes(0, 1).reshape(len(ids), -1)
-            x = self._norm(x + self._linear(mixed, f"blk.{i}.attn_output"), f"blk.{i}.attn_output_norm")
+            x = self._norm(
+                x + self._linear(mixed, f"blk.{i}.attn_output"), f"blk.{i}.attn_output_norm"
+            )
             gate = nn.functional.gelu(self._linear(x, f"blk.{i}.ffn_gate"))
             inner = gate * self._linear(x, f"blk.{i}.ffn_up")
-            x = self._norm(x + self._linear(inner, f"blk.{i}.ffn_down"), f"blk.{i}.layer_output_norm")
+            x = self._norm(
+                x + self._linear(inner, f"blk.{i}.ffn_down"), f"blk.{i}.layer_output_norm"
+            )
         return SimpleNamespace(last_hidden_state=x[None])
 
 
@@ -404,7 +419,10 @@ def versions() -> str:
 
 def write_tiny(folder: Path) -> Path:
     """Golden rows of every tiny model, all poolings, for fixed ids and for texts."""
-    data: dict[str, np.ndarray] = {"versions": np.array(versions()), "seed": np.array(make_tiny_models.SEED)}
+    data: dict[str, np.ndarray] = {
+        "versions": np.array(versions()),
+        "seed": np.array(make_tiny_models.SEED),
+    }
     with tempfile.TemporaryDirectory() as scratch:
         for name in golden.TINY_PARITY:
             model = make_tiny_models.build(name)
@@ -418,9 +436,13 @@ def write_tiny(folder: Path) -> Path:
             states = [hidden(ids) for ids in inputs]
             data[f"{name}/content_sha256"] = np.array(model.content_sha256())
             data[f"{name}/gguf_sha256"] = np.array(hashlib.sha256(path.read_bytes()).hexdigest())
-            data[f"{name}/text_ids"], data[f"{name}/text_offsets"] = golden.flatten(inputs[n_plain:])
+            data[f"{name}/text_ids"], data[f"{name}/text_offsets"] = golden.flatten(
+                inputs[n_plain:]
+            )
             own = golden.own_pooling(name)
-            rows = {p: np.stack([golden.pool(s, p) for s in states[:n_plain]]) for p in golden.POOLINGS}
+            rows = {
+                p: np.stack([golden.pool(s, p) for s in states[:n_plain]]) for p in golden.POOLINGS
+            }
             rows["none"] = states[golden.TOKEN_ROWS_INPUT]
             if n_plain < len(states):
                 rows["text"] = np.stack([golden.pool(s, own) for s in states[n_plain:]])
@@ -433,16 +455,18 @@ def write_tiny(folder: Path) -> Path:
 
 
 def minilm_rows(model_folder: Path, inputs: list[str]) -> np.ndarray:
-    """Rows of Sentence Transformers, unnormalised mean pooling, with the model's full length of 512 tokens."""
+    """Rows of Sentence Transformers with the model's full length of 512 tokens."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(model_folder), device="cpu")
     model.max_seq_length = 512
-    return np.asarray(model.encode(inputs, batch_size=8, normalize_embeddings=True), dtype=np.float32)
+    return np.asarray(
+        model.encode(inputs, batch_size=8, normalize_embeddings=True), dtype=np.float32
+    )
 
 
 def write_minilm(folder: Path, model_folder: Path) -> list[Path]:
-    """Golden rows of all-MiniLM-L6-v2 and golden token ids on its vocabulary and on a byte-level BPE."""
+    """Golden rows of all-MiniLM-L6-v2; golden token ids on its vocabulary and on byte-level BPE."""
     weights = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
     encode = tokenizers_reference.minilm(model_folder / "tokenizer.json")
     meta = {"versions": np.array(versions()), "model_safetensors_sha256": np.array(weights)}
@@ -451,8 +475,13 @@ def write_minilm(folder: Path, model_folder: Path) -> list[Path]:
     meta["texts_sha256"] = np.array(golden.texts_sha256(texts.TEXTS))
     meta |= {f"rows/{k}": v for k, v in rows.items()}
     np.savez_compressed(folder / "minilm.npz", ids=ids, offsets=offsets, **meta)
-    tokens = {"versions": meta["versions"], "texts_sha256": np.array(golden.texts_sha256(texts.STRINGS))}
-    tokens["minilm/ids"], tokens["minilm/offsets"] = golden.flatten([encode(t) for t in texts.STRINGS])
+    tokens = {
+        "versions": meta["versions"],
+        "texts_sha256": np.array(golden.texts_sha256(texts.STRINGS)),
+    }
+    tokens["minilm/ids"], tokens["minilm/offsets"] = golden.flatten(
+        [encode(t) for t in texts.STRINGS]
+    )
     for name in golden.BPE_MODELS:
         encode = tokenizers_reference.of_vocab(make_tiny_models.build(name))
         flat = golden.flatten([encode(t) for t in texts.STRINGS])

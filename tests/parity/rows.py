@@ -7,7 +7,7 @@ from ggembed import Embedder, _native
 
 
 def tokens_from_ids(embedder: Embedder, inputs: list[list[int]]) -> _native.Tokens:
-    """Token ids as they are, through gge_tokens_from_ids, which the Python interface has no call for."""
+    """Token ids as they are, by gge_tokens_from_ids, which the Python interface does not call."""
     model, _ = embedder._live()
     lib = _native.library()
     offsets = np.cumsum([0, *map(len, inputs)]).astype(np.int64)
@@ -36,7 +36,5 @@ def encode_ids(
     n_rows = int(tokens.offsets()[-1]) if pooling == "none" else len(inputs)
     rows = np.full((n_rows, embedder.dim), np.nan, np.float32)
     _, engine = embedder._live()
-    engine.encode(
-        tokens, rows, pooling=pooling, truncate_dim=0, normalize=normalize, progress=None
-    )
+    engine.encode(tokens, rows, pooling=pooling, truncate_dim=0, normalize=normalize, progress=None)
     return rows

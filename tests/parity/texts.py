@@ -1,4 +1,4 @@
-"""The inputs of the parity tests: real-looking texts, and families of strings that strain a tokenizer."""
+"""The inputs of the parity tests: texts, and families of strings that strain a tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS_ENGLISH = [
     "IMPORTANT: DO NOT UNPLUG THE DEVICE WHILE THE UPDATE IS RUNNING!!!",
     "Recipe: 250 g flour, 2 eggs, 1/2 l milk, a pinch of salt; fry on both sides until golden.",
     "The treaty, signed in 1648, ended the Thirty Years' War and redrew the map of Europe.",
-    "An antidisestablishmentarianist's floccinaucinihilipilification of pneumonoultramicroscopic dust.",
+    "An antidisestablishmentarianist's floccinaucinihilipilification of ultramicroscopic dust.",
     "Please find attached the minutes of Tuesday's meeting; comments by Friday noon, please.",
     "Dr. Smith (M.D., Ph.D.) prescribed 5 mg b.i.d. for the patient's hypertension.",
     "A naïve café owner in Zürich told the El Niño façade story over crème brûlée.",
@@ -46,7 +46,7 @@ TEXTS_ARABIC = [
 TEXTS_CODE = [
     "def add(a: int, b: int) -> int:\n    return a + b\n",
     "for (size_t i = 0; i < n; ++i) { out[i] = alpha * x[i] + y[i]; }",
-    "SELECT name, COUNT(*) FROM users WHERE age >= 18 GROUP BY name HAVING COUNT(*) > 1 ORDER BY 2 DESC;",
+    "SELECT name, COUNT(*) FROM users WHERE age >= 18 GROUP BY name HAVING COUNT(*) > 1;",
     '{"id": 42, "tags": ["a", "b"], "nested": {"ok": true, "value": null}}',
     "#!/bin/sh\nset -eu\nfind . -name '*.tmp' -mtime +7 -print0 | xargs -0 rm -f --\n",
     "<div class=\"card\"><a href='https://example.org/?q=1&p=2'>Read more &raquo;</a></div>",
@@ -75,8 +75,9 @@ TEXTS_OTHER = [
 
 _SENTENCE = (
     "A vector index answers one question: which of the stored rows lie closest to this one? "
-    "Exact search compares the query with every row, which costs time that grows with the collection. "
-    "Approximate methods walk a graph or visit a few cells and miss a little for a great gain in speed. "
+    "Exact search compares the query with every row, which costs time that grows with the "
+    "collection. Approximate methods walk a graph or visit a few cells and miss a little for a "
+    "great gain in speed. "
 )
 
 
@@ -85,7 +86,9 @@ def _long(n_words: int, start: int) -> str:
     return " ".join(words[start : start + n_words])
 
 
-TEXTS_LONG = [_long(n, s) for n, s in ((120, 0), (210, 7), (260, 3), (300, 11), (380, 5), (410, 1))] + [
+TEXTS_LONG = [
+    _long(n, s) for n, s in ((120, 0), (210, 7), (260, 3), (300, 11), (380, 5), (410, 1))
+] + [
     "向量检索系统先把文本转换成向量，再在索引中查找最近的邻居。" * 14,
     "The river 🚣 runs through the old town; las calles están llenas de música. " * 18,
 ]
@@ -302,7 +305,7 @@ _CODE = [
     "if (x == 1 && y != 2) { return !z; }",
     "def f(x):\n\treturn x ** 2  # comment\n\n\nclass A:\n    pass",
     "x = {'a': [1, 2, {'b': None}]}; print(f\"{x['a']!r:>10}\")",
-    "std::map<std::string, std::vector<int>> m; m[\"k\"].push_back(-1);",
+    'std::map<std::string, std::vector<int>> m; m["k"].push_back(-1);',
     "SELECT * FROM t WHERE a LIKE '%x_y%' -- comment",
     "<?xml version=\"1.0\"?><a b='c'>&lt;&#x1F600;</a>",
     "\\frac{a}{b} \\sum_{i=0}^{n} x_i^2",
@@ -404,7 +407,14 @@ STRING_FAMILIES: dict[str, list[str]] = {
     "case": _CASE,
     "tokenizer text": _SPECIAL_TEXT,
     "mixed": _mixed(),
-    "texts": [*TEXTS_ENGLISH, *TEXTS_CHINESE, *TEXTS_ARABIC, *TEXTS_CODE, *TEXTS_EMOJI, *TEXTS_OTHER],
+    "texts": [
+        *TEXTS_ENGLISH,
+        *TEXTS_CHINESE,
+        *TEXTS_ARABIC,
+        *TEXTS_CODE,
+        *TEXTS_EMOJI,
+        *TEXTS_OTHER,
+    ],
 }
 
 STRINGS = [text for family in STRING_FAMILIES.values() for text in family]

@@ -1,10 +1,11 @@
-"""Small vocabularies of the four tokenizer families that embedding GGUFs use, made from one paragraph.
+"""Small vocabularies of the four tokenizer families that embedding GGUFs use.
 
-Nothing is random here, and nothing but the standard library is used.
+They are made from one paragraph. Nothing is random here, and nothing but the standard library is used.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -13,31 +14,40 @@ from dataclasses import dataclass, field
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 
 PARAGRAPH = """
-The quick brown fox jumps over the lazy dog, and the dog does not mind. A search engine reads the question,
-turns it into a vector and looks for the nearest vectors in its index: the closer two vectors are, the more the
-two texts have in common. Numbers such as 3.14159, 2024 and 65,536 occur in real text; so do URLs like
-https://example.org/a/b?c=1, e-mail addresses, snake_case_names, CamelCaseNames and code:
+The quick brown fox jumps over the lazy dog, and the dog does not mind. A search engine reads the
+question, turns it into a vector and looks for the nearest vectors in its index: the closer two
+vectors are, the more the two texts have in common. Numbers such as 3.14159, 2024 and 65,536 occur
+in real text; so do URLs like https://example.org/a/b?c=1, e-mail addresses, snake_case_names,
+CamelCaseNames and code:
     for (int i = 0; i < n; ++i) { sum += x[i] * y[i]; }
     def encode(self, texts, *, batch_size=32): return [self.model(text) for text in texts]
 It's what they've said, isn't it? We're sure they'll agree, and I'd say you're right.
-Die Straße führt über den Fluß, où le cœur a ses raisons, el niño comió piña, και η θάλασσα, Москва и мир.
-向量检索是信息检索的基础。東京は日本の首都です。 한국어 문장입니다. السلام عليكم ورحمة الله. हिन्दी में लिखा हुआ पाठ।
+Die Straße führt über den Fluß, où le cœur a ses raisons, el niño comió piña, και η θάλασσα,
+Москва и мир. 向量检索是信息检索的基础。東京は日本の首都です。 한국어 문장입니다.
+السلام عليكم ورحمة الله. हिन्दी में लिखा हुआ पाठ।
 """
 
-WORDS = """the a an of to and in is it for on with as at by from that this are was be or not question answer text
-vector search engine model row word token number code return for while if else def class int float list dict file
-open close read write time day year city world people water light music heart book school house street river sea
-mountain quick brown fox jump over lazy dog run eat see hello good new old big small red green blue one two three
-capital france paris berlin japan tokyo what where who how why which""".split()
+_WORDS = """the a an of to and in is it for on with as at by from that this are was be or not
+question answer text vector search engine model row word token number code return while if else
+def class int float list dict file open close read write time day year city world people water
+light music heart book school house street river sea mountain quick brown fox jump over lazy dog
+run eat see hello good new old big small red green blue one two three capital france paris berlin
+japan tokyo what where who how why which"""
 
-PIECES = "s ed ing er est ly ness ment tion al able ful less ize ous ive en es th st nd rd ity ish un re".split()
+_PIECES = """s ed ing er est ly ness ment tion al able ful less ize ous ive en es th st nd rd ity
+ish un re"""
+
+_OTHER_SCRIPTS = (
+    "àéßœñøабвгдеиклмнопрстуαβγδεικλμνοςτωابتحدرسعكلمنوي"
+    "的是在有人我中文向量日本東京首都。，हिनदपठ한국"
+)
 
 SPECIAL_WPM = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @dataclass(frozen=True)
 class Vocab:
-    """One tokenizer as a GGUF spells it; `keys` are the tokenizer.ggml.* entries besides the lists."""
+    """One tokenizer as a GGUF spells it; `keys` are the tokenizer.ggml.* scalars."""
 
     model: str
     pre: str
@@ -55,7 +65,7 @@ class Vocab:
 
 
 def byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes, by byte value (openai/gpt-2, src/encoder.py)."""
+    """GPT-2's printable stand-ins for the 256 bytes (openai/gpt-2, src/encoder.py)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     extra = {b: 256 + i for i, b in enumerate(b for b in range(256) if b not in printable)}
     return [chr(extra.get(b, b)) for b in range(256)]
@@ -68,7 +78,7 @@ def train_merges(words: Counter[tuple[str, ...]], n_merges: int) -> list[tuple[s
     while len(merges) < n_merges:
         pairs: Counter[tuple[str, str]] = Counter()
         for symbols, count in work.items():
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in itertools.pairwise(symbols):
                 pairs[pair] += count
         if not pairs:
             break
@@ -88,11 +98,12 @@ def train_merges(words: Counter[tuple[str, ...]], n_merges: int) -> list[tuple[s
 
 
 def wordpiece() -> Vocab:
-    """BERT's: whole words carry U+2581 in front, continuations stand bare, as the GGUF converter writes them."""
-    chars = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
-    chars += list("àéßœñøабвгдеиклмнопрстуαβγδεικλμνοςτωابتحدرسعكلمنوي的是在有人我中文向量日本東京首都。，हिनदपठ한국")
-    starts = [*dict.fromkeys([*chars, *WORDS])]
-    continuations = [*dict.fromkeys([*"abcdefghijklmnopqrstuvwxyz0123456789", *PIECES, *chars[68:]])]
+    """BERT's: words carry U+2581 in front, continuations stand bare."""
+    ascii_chars = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    chars = [*ascii_chars, *_OTHER_SCRIPTS]
+    starts = [*dict.fromkeys([*chars, *_WORDS.split()])]
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    continuations = [*dict.fromkeys([*letters, *_PIECES.split(), *_OTHER_SCRIPTS])]
     tokens = SPECIAL_WPM + ["▁" + t for t in starts] + continuations
     hf_tokens = SPECIAL_WPM + starts + ["##" + t for t in continuations]
     types = [CONTROL] * len(SPECIAL_WPM) + [NORMAL] * (len(tokens) - len(SPECIAL_WPM))

@@ -1,13 +1,18 @@
-"""The Hugging Face tokenizers that the token ids are compared with, built with the `tokenizers` package."""
+"""The Hugging Face tokenizers that token ids are compared with, built by the tokenizers package."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from make_tiny_models import TinyModel
+import gguf
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from make_tiny_models import TinyModel
 
 Encode = Callable[[str], list[int]]
 
@@ -26,14 +31,13 @@ def _encoder(tokenizer: Tokenizer) -> Encode:
 
 
 def minilm(tokenizer_json: Path) -> Encode:
-    """All-MiniLM-L6-v2's own file, without special tokens in texts: "[MASK]" from a user is plain text."""
+    """All-MiniLM-L6-v2's own file; a "[MASK]" in a text is plain text, as in ggembed."""
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
     tokenizer.encode_special_tokens = True
     return _encoder(tokenizer)
 
 
-def _wordpiece(model: TinyModel) -> Tokenizer:
-    tokens = model.vocab.parts["hf_tokens"]
+def _wordpiece(tokens: list[str]) -> Tokenizer:
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -41,6 +45,18 @@ def _wordpiece(model: TinyModel) -> Tokenizer:
     ends = [(t, vocab[t]) for t in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     return tokenizer
+
+
+def of_gguf(path: Path) -> Encode:
+    """The WordPiece tokenizer whose vocabulary a GGUF holds, where U+2581 opens a word."""
+    fields = gguf.GGUFReader(path).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    types = fields["tokenizer.ggml.token_type"].contents()
+    names = [
+        t if kind != 1 else t[1:] if t.startswith("\u2581") else f"##{t}"
+        for t, kind in zip(tokens, types, strict=True)
+    ]
+    return _encoder(_wordpiece(names))
 
 
 def _byte_bpe(model: TinyModel, pattern: str, *, nfc: bool, append: str | None) -> Tokenizer:
@@ -57,14 +73,16 @@ def _byte_bpe(model: TinyModel, pattern: str, *, nfc: bool, append: str | None) 
     )
     if append is not None:
         ends = [(append, vocab[append])]
-        tokenizer.post_processor = processors.TemplateProcessing(f"$A {append}", special_tokens=ends)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            f"$A {append}", special_tokens=ends
+        )
     return tokenizer
 
 
 def of_vocab(model: TinyModel) -> Encode | None:
-    """The equal of a tiny model's vocabulary, or None for the families that are not compared by text."""
+    """The equal of a tiny model's vocabulary, or None for families not compared by text."""
     if model.vocab.model == "bert":
-        return _encoder(_wordpiece(model))
+        return _encoder(_wordpiece(model.vocab.parts["hf_tokens"]))
     if model.vocab.pre == "qwen2":
         return _encoder(_byte_bpe(model, _QWEN2, nfc=True, append=None))
     if model.vocab.pre == "jina-v5-nano":

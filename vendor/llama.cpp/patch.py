@@ -1,9 +1,9 @@
 """Maintain the patch series: `begin`, `refresh`, `check`.
 
-    python patch.py begin 0002-topic.patch     # scratch/a: the tree before it, scratch/b: with it (if it exists)
-    ... edit scratch/b ...
-    python patch.py refresh 0002-topic.patch   # write the difference into the patch, keep its opening text
-    python patch.py check                      # unpack elsewhere and apply the whole series
+python patch.py begin 0002-topic.patch     # scratch/a: the tree before it, scratch/b: with it
+... edit scratch/b ...
+python patch.py refresh 0002-topic.patch   # write the difference, keep the opening text
+python patch.py check                      # unpack elsewhere and apply the whole series
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def refresh(patch: str) -> None:
     if not diff:
         sys.exit("scratch/a and scratch/b do not differ")
     # Only what applying needs: no index lines, no modes, no section headings after @@.
-    diff = re.sub(r"^(diff|index|old mode|new mode|new file|deleted file) .*\n", "", diff, flags=re.M)
+    headings = "diff|index|old mode|new mode|new file|deleted file"
+    diff = re.sub(rf"^({headings}) .*\n", "", diff, flags=re.M)
     diff = re.sub(r"^(@@ [^@]* @@).*$", r"\1", diff, flags=re.M)
     diff = re.sub(r"^(---|\+\+\+) ([ab])/[ab]/", r"\1 \2/", diff, flags=re.M)
     path = PATCHES / patch
@@ -74,7 +75,9 @@ def check() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("verb", choices=["begin", "refresh", "check"])
     parser.add_argument("patch", nargs="?")
     args = parser.parse_args()

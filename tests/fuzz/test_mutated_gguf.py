@@ -1,0 +1,150 @@
+"""A mutated or truncated GGUF gives an error of ours or a working model, never a crash or a hang.
+
+GGEMBED_FUZZ_VARIANTS sets how many variants are tried, GGEMBED_FUZZ_SEED which ones. Files that break
+ggembed are kept in the run's temporary folder, which the failure names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import make_tiny_models
+import mutations
+import pytest
+
+N_VARIANTS = int(os.environ.get("GGEMBED_FUZZ_VARIANTS", "280"))
+SEED = int(os.environ.get("GGEMBED_FUZZ_SEED", "1"))
+TIMEOUT_S = 20.0
+N_WORKERS = 2
+
+SHARES = {"meaning": 0.4, "structure": 0.3, "truncation": 0.12, "bits": 0.18}
+
+
+class Worker:
+    """A child process that tries files; started again when it has died."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def _start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.stderr: list[str] = []
+        process = self.process
+
+        def read_lines() -> None:
+            for line in process.stdout:
+                self.lines.put(line)
+            self.lines.put("")
+
+        def read_errors() -> None:
+            self.stderr.extend(process.stderr)
+
+        self.readers = [threading.Thread(target=f, daemon=True) for f in (read_lines, read_errors)]
+        for reader in self.readers:
+            reader.start()
+
+    def run(self, path: Path) -> tuple[str, str]:
+        """How the file ended: "works", the name of our error, or "crash", "hang", "wrong"."""
+        if self.process is None:
+            self._start()
+        try:
+            self.process.stdin.write(json.dumps(str(path)) + "\n")
+            self.process.stdin.flush()
+            line = self.lines.get(timeout=TIMEOUT_S)
+        except queue.Empty:
+            return "hang", f"no answer in {TIMEOUT_S:.0f} s. {self.stop()}"
+        except BrokenPipeError:
+            line = ""
+        if line:
+            end, message = json.loads(line)
+            return end, message
+        code = self.process.wait()
+        name = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        return "crash", f"{name}. {self.stop()}"
+
+    def stop(self) -> str:
+        """Ends the process; returns the last of what it wrote to standard error."""
+        if self.process is None:
+            return ""
+        self.process.kill()
+        self.process.wait()
+        for reader in self.readers:
+            reader.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+        self.process = None
+        return " | ".join(line.strip() for line in self.stderr if line.strip())[:300]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    return {name: make_tiny_models.make(name, folder / f"{name}.gguf") for name in mutations.BASES}
+
+
+def try_all(variants: list[mutations.Variant], folder: Path) -> list[tuple[str, str]]:
+    """Runs the variants on a few workers; results in their order."""
+    workers: queue.Queue[Worker] = queue.Queue()
+    for _ in range(N_WORKERS):
+        workers.put(Worker())
+
+    def try_one(i: int) -> tuple[str, str]:
+        path = folder / f"variant-{i}.gguf"
+        path.write_bytes(variants[i].data)
+        worker = workers.get()
+        try:
+            end, message = worker.run(path)
+        finally:
+            workers.put(worker)
+        if end not in ("crash", "hang", "wrong"):
+            path.unlink()
+        return end, message
+
+    try:
+        with ThreadPoolExecutor(N_WORKERS) as pool:
+            return list(pool.map(try_one, range(len(variants))))
+    finally:
+        while not workers.empty():
+            workers.get().stop()
+
+
+def test_the_unchanged_files_work(files, tmp_path):
+    plain = [mutations.Variant(n, p.read_bytes()) for n, p in files.items()]
+    assert try_all(plain, tmp_path) == [("works", "")] * len(plain)
+
+
+@pytest.mark.parametrize("kind", mutations.KINDS)
+def test_a_broken_file_is_an_error_or_works(kind, files, tmp_path, capsys):
+    n = round(N_VARIANTS * SHARES[kind])
+    variants = mutations.variants(kind, files, tmp_path / "scratch.gguf", n, SEED)
+    ends = try_all(variants, tmp_path)
+    counts = Counter(end for end, _ in ends)
+    with capsys.disabled():
+        listed = ", ".join(f"{end} {k}" for end, k in counts.most_common())
+        print(f"\nfuzz {kind}, seed {SEED}: {len(variants)} variants: {listed}")
+    bad = [
+        f"{end} [{i}] {variants[i].name} -> {message} ({tmp_path / f'variant-{i}.gguf'})"
+        for i, (end, message) in enumerate(ends)
+        if end in ("crash", "hang", "wrong")
+    ]
+    assert not bad, f"{len(bad)} of {len(bad) and len(ends)}, seed {SEED}:\n" + "\n".join(bad)

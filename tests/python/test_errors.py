@@ -1,0 +1,138 @@
+"""The error tree: classes, attributes, and what the native library says."""
+
+from __future__ import annotations
+
+import pickle
+
+import ggembed
+import pytest
+from ggembed import (
+    DeviceError,
+    Embedder,
+    EmbedError,
+    InvalidInputError,
+    ModelFileError,
+    ModelFormatError,
+    TextTooLongError,
+    UnsupportedError,
+    _native,
+    errors,
+)
+
+BUILTIN = {
+    "InvalidInputError": ValueError,
+    "UnsupportedError": NotImplementedError,
+    "ModelFileError": OSError,
+    "ModelFormatError": ValueError,
+    "OutOfMemoryError": MemoryError,
+    "DeviceError": RuntimeError,
+    "TextTooLongError": ValueError,
+    "EmptyTextError": ValueError,
+    "NotFiniteError": ArithmeticError,
+    "AbortedError": RuntimeError,
+    "ClosedError": RuntimeError,
+    "InternalError": RuntimeError,
+    "LibraryLoadError": ImportError,
+    "MissingExtraError": ImportError,
+}
+
+
+def test_every_class_is_public_and_inherits_a_builtin():
+    assert {error.__name__ for error in EmbedError.__subclasses__()} == BUILTIN.keys()
+    for name, builtin in BUILTIN.items():
+        assert issubclass(getattr(ggembed, name), builtin)
+        assert name in ggembed.__all__
+
+
+def test_every_status_has_a_class():
+    lib = _native.library().lib
+    names = {name for name in dir(lib) if name.startswith("GGE_E_")}
+    assert names == errors.BY_STATUS.keys()
+    assert len(names) == 12
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_errors_survive_pickling(name):
+    error = getattr(ggembed, name)("what went wrong", input_index=4)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert (str(copy), copy.input_index, copy.status) == ("what went wrong", 4, error.status)
+
+
+def test_check_turns_every_status_into_its_class():
+    lib = _native.library()
+    for name, error in errors.BY_STATUS.items():
+        err = lib.error()
+        err.message, err.input_index = b"the message", 3
+        with pytest.raises(error, match="^the message$") as caught:
+            _native.check(getattr(lib.lib, name), err)
+        assert (caught.value.status, caught.value.input_index) == (name, 3)
+
+
+def test_unknown_status_is_an_internal_error():
+    with pytest.raises(errors.InternalError, match="unknown"):
+        _native.check(99, _native.library().error())
+
+
+def test_missing_file_is_named(tmp_path):
+    path = tmp_path / "no-such-model.gguf"
+    with pytest.raises(ModelFileError, match=r"no-such-model\.gguf") as caught:
+        Embedder(path)
+    assert caught.value.status == "GGE_E_IO"
+    assert caught.value.input_index is None
+
+
+def test_folder_is_no_model(tmp_path):
+    with pytest.raises(EmbedError) as caught:
+        Embedder(tmp_path)
+    assert isinstance(caught.value, (ModelFileError, ModelFormatError))
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model" * 100])
+def test_other_file_is_no_model(tmp_path, content):
+    path = tmp_path / "other.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelFormatError):
+        Embedder(path)
+
+
+def test_truncated_file_is_no_model(tmp_path, tiny):
+    path = tmp_path / "short.gguf"
+    path.write_bytes(tiny("bert-mean").read_bytes()[:-1000])
+    with pytest.raises((ModelFormatError, ModelFileError)):
+        Embedder(path)
+
+
+def test_nul_in_names_is_refused(tiny):
+    with pytest.raises(InvalidInputError, match="model must not hold a NUL byte"):
+        Embedder("a\0b")
+    with pytest.raises(InvalidInputError, match="device must not hold a NUL byte"):
+        Embedder(tiny("bert-mean"), device="cpu\0")
+
+
+def test_unknown_device_is_named(tiny):
+    with pytest.raises((DeviceError, InvalidInputError), match="warp:7"):
+        Embedder(tiny("bert-mean"), device="warp:7")
+
+
+def test_reranker_is_unsupported(tiny):
+    with (
+        pytest.raises(UnsupportedError),
+        Embedder(tiny("bert-rank")) as embedder,
+    ):
+        embedder.encode("a")
+
+
+def test_too_long_text_is_named_with_the_limit(bert):
+    with pytest.raises(TextTooLongError, match="512") as caught:
+        bert.encode(["a", "b", "the " * 600])
+    assert caught.value.input_index == 2
+    assert bert.encode("a").shape == (32,)  # the next call is none the worse
+
+
+def test_engine_limit_counts(tiny):
+    with Embedder(tiny("qwen3-last"), n_ctx=8) as embedder:
+        with pytest.raises(TextTooLongError, match="8"):
+            embedder.encode("word " * 50)
+        with pytest.raises(InvalidInputError):
+            Embedder(tiny("qwen3-last"), n_ctx=10**6)

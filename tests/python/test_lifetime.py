@@ -1,0 +1,185 @@
+"""close(), with, garbage collection, fork, threads."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import sys
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from ggembed import ClosedError, Embedder
+
+
+def test_close_twice_is_fine(tiny):
+    embedder = Embedder(tiny("bert-mean"))
+    embedder.close()
+    embedder.close()
+
+
+def test_use_after_close_raises(tiny):
+    embedder = Embedder(tiny("bert-mean"))
+    embedder.close()
+    for use in (
+        lambda: embedder.encode("a"),
+        lambda: embedder.encode([]),
+        lambda: embedder.encode_query("a"),
+        lambda: embedder.tokenize("a"),
+        lambda: embedder.count_tokens(["a"]),
+        embedder.info,
+        embedder.__enter__,
+    ):
+        with pytest.raises(ClosedError, match="this Embedder is closed"):
+            use()
+    assert embedder.dim == 32
+
+
+def test_with_closes(tiny):
+    with Embedder(tiny("bert-mean")) as embedder:
+        embedder.encode("a")
+    with pytest.raises(ClosedError):
+        embedder.encode("a")
+
+
+def test_with_closes_after_an_error(tiny):
+    with pytest.raises(ZeroDivisionError), Embedder(tiny("bert-mean")) as embedder:
+        raise ZeroDivisionError
+    with pytest.raises(ClosedError):
+        embedder.encode("a")
+
+
+def test_unused_embedder_dies(tiny):
+    embedder = Embedder(tiny("bert-mean"))
+    embedder.encode("a")
+    _, engine = embedder._live()
+    died = weakref.ref(engine)
+    del embedder, engine
+    gc.collect()
+    assert died() is None
+
+
+def test_failed_constructor_leaves_nothing(tiny):
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(20):
+        with pytest.raises(ValueError, match="truncate_dim"):
+            Embedder(tiny("bert-mean"), truncate_dim=1000)
+    gc.collect()
+    assert len(gc.get_objects()) < before + 200
+
+
+def test_several_models_live_side_by_side(tiny, bert):
+    expected = bert.encode("the question")
+    with Embedder(tiny("qwen3-last")) as other, Embedder(tiny("bert-mean")) as same:
+        other.encode("the question")
+        np.testing.assert_allclose(same.encode("the question"), expected, atol=1e-6)
+    np.testing.assert_allclose(bert.encode("the question"), expected, atol=1e-6)
+
+
+def test_pickle_and_copy_are_refused(bert):
+    for use in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="make one in each process"):
+            use(bert)
+
+
+def test_threads_share_one_embedder(bert):
+    texts = [f"the question {i} " + "and answer " * (i % 7) for i in range(24)]
+    expected = bert.encode(texts)
+    barrier, wrong = threading.Barrier(6), []
+
+    def work(seed):
+        order = np.random.default_rng(seed).permutation(len(texts))
+        barrier.wait()
+        for part in np.array_split(order, 4):
+            rows = bert.encode([texts[i] for i in part])
+            wrong.extend(part[(rows * expected[part]).sum(1) < 1 - 1e-5])
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_close_ends_calls_of_other_threads(tiny):
+    embedder = Embedder(tiny("bert-mean"), n_threads=1)
+    started, outcome = threading.Event(), []
+
+    def work():
+        try:
+            while True:
+                embedder.encode(["the question " * 100] * 20, progress=lambda *_: started.set())
+        except Exception as err:
+            outcome.append(err)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert started.wait(60)
+    embedder.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [type(err) for err in outcome] == [ClosedError]
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this platform has no fork")
+def test_forked_child_gets_a_clear_error_and_may_start_anew(run_python, tiny):
+    program = """
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # fork beside the engine's worker thread
+from ggembed import ClosedError, Embedder
+embedder = Embedder(sys.argv[1], n_threads=1)
+embedder.encode("a")
+pid = os.fork()
+if pid == 0:
+    try:
+        embedder.encode("a")
+    except ClosedError as err:
+        print(err, flush=True)
+    embedder.close()
+    del embedder
+    with Embedder(sys.argv[1], n_threads=1) as mine:
+        print(mine.encode("a").shape, flush=True)
+    sys.exit(0)
+_, status = os.waitpid(pid, 0)
+print(status, embedder.encode("a").shape)
+"""
+    done = run_python(program, tiny("bert-mean"))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert "cannot be used in its forked child" in lines[0]
+    assert lines[1:] == ["(32,)", "0 (32,)"]
+
+
+@pytest.mark.parametrize("ending", ["", "sys.exit(0)", "os.kill(os.getpid(), 15)"])
+def test_process_ends_with_an_open_embedder(run_python, tiny, ending):
+    program = f"""
+import os, sys, threading
+from ggembed import Embedder
+embedder = Embedder(sys.argv[1], n_threads=1)
+def work():
+    while True:
+        embedder.encode(["the question " * 50] * 50)
+threading.Thread(target=work, daemon=True).start()
+embedder.encode("a")
+print("ready", flush=True)
+{ending}
+"""
+    done = run_python(program, tiny("bert-mean"))
+    assert done.stdout == "ready\n"
+    assert done.returncode == (-15 if "kill" in ending else 0), done.stderr
+
+
+def test_tokens_of_one_call_may_outlive_the_embedder(tiny):
+    embedder = Embedder(tiny("bert-mean"))
+    ids = embedder.tokenize("the question")
+    rows = embedder.encode(["a", "b"], output_value="token_embeddings")
+    embedder.close()
+    del embedder
+    gc.collect()
+    assert ids.sum() > 0
+    assert all(np.isfinite(row).all() for row in rows)
+    assert sys.getrefcount(ids) < 10

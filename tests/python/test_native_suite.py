@@ -1,0 +1,25 @@
+"""The native tests, so that one pytest run shows all levels."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+
+def test_native_tests_pass(build_dir):
+    ctest = shutil.which("ctest")
+    if ctest is None:
+        pytest.skip("ctest is not installed; it comes with CMake")
+    done = subprocess.run(
+        [ctest, "--test-dir", build_dir, "--output-on-failure", "--no-tests=error"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    failing = re.findall(r"^\s*\d+ - (\S+) \((?!Skipped)", done.stdout, re.MULTILINE)
+    tail = "\n".join((done.stdout + done.stderr).splitlines()[-60:])
+    assert done.returncode == 0, f"failing native tests: {', '.join(failing)}\n{tail}"
