@@ -27,10 +27,6 @@ template <typename T> T &need(T *pointer, const char *name) {
     return *pointer;
 }
 
-template <size_t N> void copy_string(char (&to)[N], const std::string &from) {
-    std::copy_n(from.begin(), std::min(from.size(), N - 1), to);
-}
-
 const std::pair<std::string, std::string> *meta_entry(const gge_model *model, int32_t i) {
     if (model == nullptr || i < 0 || i >= gge_model_meta_count(model)) {
         return nullptr;
@@ -85,8 +81,8 @@ gge_status gge_device_get(int32_t i, gge_device_info *out, gge_error *err) {
         info.index = device.index;
         info.memory_total = device.memory_total;
         info.memory_free = device.memory_free;
-        copy_string(info.name, device.name);
-        copy_string(info.description, device.description);
+        gge::copy_string(info.name, device.name);
+        gge::copy_string(info.description, device.description);
         gge::write_struct(out, info);
     });
 }

@@ -12,10 +12,6 @@ gge_pooling default_pooling(const ModelFacts &facts) {
     return facts.attention == Attention::causal ? GGE_POOLING_LAST : GGE_POOLING_MEAN;
 }
 
-template <size_t N> void copy_string(char (&to)[N], const std::string &from) {
-    std::copy_n(from.begin(), std::min(from.size(), N - 1), to);
-}
-
 } // namespace
 
 Model::Model(std::unique_ptr<BackendModel> backend, DeviceChoice device)
@@ -34,7 +30,7 @@ std::shared_ptr<const Model> Model::load(const std::string &path, const LoadOpti
 // The vocabulary types have different rules (CLS and SEP of WordPiece, add_bos_token, add_eos_token, ...). Instead of
 // repeating them, a probe text is tokenised with and without special tokens.
 void Model::find_special_tokens() {
-    const std::string_view probe = "a";
+    const std::string_view probe = "a word, 12";
     std::vector<int32_t> bare;
     std::vector<int32_t> full;
     backend_->tokenize(probe, false, false, bare);

@@ -70,4 +70,9 @@ template <typename T> void write_struct(T *out, T filled) {
     std::memcpy(static_cast<void *>(out), &filled, std::min(out->struct_size, sizeof(T)));
 }
 
+// Copies as much as fits with its terminating NUL. to must be zeroed.
+template <size_t N> void copy_string(char (&to)[N], const std::string &from) {
+    std::copy_n(from.begin(), std::min(from.size(), N - 1), to);
+}
+
 } // namespace gge

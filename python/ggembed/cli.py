@@ -191,11 +191,11 @@ def _info(args: argparse.Namespace) -> None:
         print(json.dumps(facts, indent=2))
         return
     for name, value in facts.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             print(f"{name}:")
             _print_table([f"  {key}", " ".join(f"{item}".split())] for key, item in value.items())
         else:
-            print(f"{name}: {'-' if value is None else value}")
+            print(f"{name}: {'-' if value in (None, {}, '') else value}")
 
 
 def _devices(args: argparse.Namespace) -> None:

@@ -74,7 +74,7 @@ def test_embed_writes_npy_to_a_pipe_and_a_file(run, tiny, tmp_path):
 
 
 def test_embed_reads_lines_of_stdin(run, tiny, bert):
-    data = "the\n\nquestion\r\nlast without end".encode()
+    data = b"the\n\nquestion\r\nlast without end"
     status, out, _ = run("embed", "-m", tiny("bert-mean"), "--format", "csv", stdin=data)
     rows = np.loadtxt(io.BytesIO(out), delimiter=",", dtype=np.float32)
     assert status == 0

