@@ -3,7 +3,7 @@
 Four kinds, so that each depth of the loader is reached:
 
 - ``meaning``: well-formed files whose content makes no sense, written by the gguf package
-- ``structure``: one number of the container replaced, at every count, length, type, dimension, offset
+- ``structure``: one number of the container replaced: a count, length, type, dimension or offset
 - ``truncation``: the file ends early, at and around every boundary
 - ``bits``: random bits flipped in the metadata, or in all of the file
 """
@@ -64,7 +64,7 @@ _STRING, _ARRAY = 8, 9
 
 
 class Container:
-    """Where the numbers of a GGUF file stand, read by the format's own rules (ggml docs/gguf.md)."""
+    """Where the numbers of a GGUF file stand, by the format's own rules (ggml, docs/gguf.md)."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -311,7 +311,7 @@ _MEANINGS: dict[str, Edit] = {
     "types nonsense": _vocab(lambda v: {"types": [77] * len(v.types)}),
     "types all control": _vocab(lambda v: {"types": [3] * len(v.types)}),
     "types all bytes": _vocab(lambda v: {"types": [6] * len(v.types)}),
-    "scores too few": _vocab(lambda v: {"scores": [0.0]}),
+    "scores too few": _vocab(lambda _: {"scores": [0.0]}),
     "scores nan": _vocab(lambda v: {"scores": [float("nan")] * len(v.tokens)}),
     "tokens all equal": _vocab(lambda v: {"tokens": ["same"] * len(v.tokens)}),
     "tokens all empty": _vocab(lambda v: {"tokens": [""] * len(v.tokens)}),

@@ -1,11 +1,12 @@
 """A mutated or truncated GGUF gives an error of ours or a working model, never a crash or a hang.
 
-GGEMBED_FUZZ_VARIANTS sets how many variants are tried, GGEMBED_FUZZ_SEED which ones. Files that break
-ggembed are kept in the run's temporary folder, which the failure names.
+GGEMBED_FUZZ_VARIANTS sets how many variants are tried, GGEMBED_FUZZ_SEED which ones. Files that
+break ggembed are kept in the run's temporary folder, which the failure names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -59,6 +60,8 @@ class Worker:
         self.readers = [threading.Thread(target=f, daemon=True) for f in (read_lines, read_errors)]
         for reader in self.readers:
             reader.start()
+        if self.lines.get(timeout=60) != "ready\n":
+            raise RuntimeError(f"the worker does not start: {self.stop()}")
 
     def run(self, path: Path) -> tuple[str, str]:
         """How the file ended: "works", the name of our error, or "crash", "hang", "wrong"."""
@@ -87,11 +90,10 @@ class Worker:
         self.process.wait()
         for reader in self.readers:
             reader.join()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                pass
+        self.process.stdout.close()
+        self.process.stderr.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process = None
         return " | ".join(line.strip() for line in self.stderr if line.strip())[:300]
 

@@ -64,7 +64,7 @@ def test_check_turns_every_status_into_its_class():
     for name, error in errors.BY_STATUS.items():
         err = lib.error()
         err.message, err.input_index = b"the message", 3
-        with pytest.raises(error, match="^the message$") as caught:
+        with pytest.raises(error, match=r"^the message$") as caught:
             _native.check(getattr(lib.lib, name), err)
         assert (caught.value.status, caught.value.input_index) == (name, 3)
 
