@@ -19,7 +19,6 @@ venv=$build/venv
 PATH="$PWD/$venv/bin:$PATH"
 cuda=$("$venv/bin/python" -c 'import nvidia.cu13 as m; print(list(m.__path__)[0])')
 
-# shellcheck disable=SC2086
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGEMBED_CUDA=ON -DGGML_CUDA_NO_VMM=ON \
     -DCMAKE_CUDA_ARCHITECTURES="${ARCH:-90a-real}" \
     -DCMAKE_CUDA_FLAGS="-isystem $cuda/include" \

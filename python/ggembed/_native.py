@@ -46,8 +46,8 @@ class Call:
         self.exception: BaseException | None = None
         # Python handles signals on the main thread and only between bytecodes: there, the abort
         # callback is what lets Ctrl-C through. Elsewhere it serves to stop after an exception.
-        on_main_thread = threading.current_thread() is threading.main_thread()
-        self.wants_abort = on_main_thread or progress is not None
+        self.on_main_thread = threading.current_thread() is threading.main_thread()
+        self.wants_abort = self.on_main_thread or progress is not None
 
 
 class Library:
@@ -106,7 +106,7 @@ class Library:
 
     def _abort(self, user_data: Any) -> int:
         call: Call = self.ffi.from_handle(user_data)
-        if self._interrupt is not None and call.exception is None:
+        if self._interrupt is not None and call.on_main_thread and call.exception is None:
             call.exception, self._interrupt = self._interrupt, None
         return call.exception is not None
 
@@ -267,10 +267,12 @@ class Model:
         """Scalar metadata of the file."""
         lib = library()
         key, value = lib.lib.gge_model_meta_key, lib.lib.gge_model_meta_value
-        return {
-            lib.string(key(self.pointer, i)): lib.string(value(self.pointer, i))
-            for i in range(lib.lib.gge_model_meta_count(self.pointer))
-        }
+        return dict(
+            sorted(
+                (lib.string(key(self.pointer, i)), lib.string(value(self.pointer, i)))
+                for i in range(lib.lib.gge_model_meta_count(self.pointer))
+            )
+        )
 
 
 class Tokens:

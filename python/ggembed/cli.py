@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from . import __version__
+from . import __version__, demo_model
 from ._buffers import FloatArray
 from ._info import devices
 from .embedder import Embedder
@@ -113,7 +113,7 @@ def _demo(args: argparse.Namespace) -> None:
     from . import demo
 
     questions = args.questions or demo.QUESTIONS
-    demo.run(args.model, questions, device=args.device, n_threads=args.threads)
+    demo.run(_model(args.model), questions, device=args.device, n_threads=args.threads)
 
 
 def _embed(args: argparse.Namespace) -> None:
@@ -185,7 +185,7 @@ def _tokenize(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    with Embedder(args.model) as embedder:
+    with Embedder(_model(args.model)) as embedder:
         facts = dataclasses.asdict(embedder.info())
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -222,7 +222,14 @@ def _print_table(rows: Iterable[list[str]]) -> None:
 
 
 def _embedder(args: argparse.Namespace) -> Embedder:
-    return Embedder(args.model, device=args.device, n_threads=args.threads)
+    return Embedder(_model(args.model), device=args.device, n_threads=args.threads)
+
+
+def _model(given: str | None) -> str | os.PathLike[str]:
+    """The model of a command; a fetch of the demo model shows on standard error."""
+    if given is not None:
+        return given
+    return demo_model.path(report=lambda line: print(line, file=sys.stderr))
 
 
 def _check_prompt(args: argparse.Namespace, embedder: Embedder) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from . import corpus, demo_model
+from . import corpus
 from .embedder import Embedder
 from .progress import ProgressBar
 
@@ -23,7 +22,7 @@ _N_RESULTS = 3
 
 
 def run(
-    model: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str],
     questions: Sequence[str] = QUESTIONS,
     *,
     device: str = "auto",
@@ -33,15 +32,13 @@ def run(
 
     Parameters
     ----------
-    model : str or path-like, optional
-        A GGUF file; the demo model by default.
+    model : str or path-like
+        A GGUF file.
     questions : sequence of str, optional
         What to ask.
     device, n_threads
         As for ``Embedder``.
     """
-    if model is None:
-        model = demo_model.path(report=lambda line: print(line, file=sys.stderr))
     documents = corpus.stdlib_docstrings()
     with Embedder(model, device=device, n_threads=n_threads) as embedder:
         info = embedder.info()
