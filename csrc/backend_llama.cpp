@@ -25,9 +25,14 @@ namespace {
 
 // ---------------------------------------------------------------- upstream's process-wide state
 
+class UpstreamAbort : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
 thread_local int t_shield_depth = 0;
 
-// While it lives, a failed upstream assertion on this thread throws std::runtime_error instead of ending the process.
+// While it lives, a failed upstream assertion on this thread throws UpstreamAbort instead of ending the process.
 class Shield {
 public:
     Shield() noexcept { ++t_shield_depth; }
@@ -39,7 +44,7 @@ public:
 void on_upstream_abort(const char *message) {
     log_line(GGE_LOG_ERROR, message);
     if (t_shield_depth > 0) {
-        throw std::runtime_error(std::string("llama.cpp: ") + message);
+        throw UpstreamAbort(std::string("llama.cpp: ") + message);
     }
 }
 
@@ -264,7 +269,7 @@ private:
                 llama_synchronize(context_.get());
             }
             return code;
-        } catch (const std::exception &e) {
+        } catch (const UpstreamAbort &e) {
             // An assertion in the middle of a graph leaves the pool's other threads at a barrier, where freeing would
             // wait for them for ever.
             static_cast<void>(context_.release());
@@ -318,15 +323,22 @@ public:
         // A token stands for at least one byte, but for the special ones and the space that some vocabularies put in
         // front; normalisation can lengthen a text, so upstream's own count decides.
         const size_t begin = ids.size();
-        const Shield shield;
         const auto run = [&](size_t room) {
             ids.resize(begin + room);
             return llama_tokenize(vocab(), text.data(), static_cast<int32_t>(text.size()), ids.data() + begin,
                                   static_cast<int32_t>(room), add_special, parse_special);
         };
-        int32_t n = run(std::min<size_t>(text.size() + 8, INT32_MAX));
-        if (n < 0 && n != INT32_MIN) {
-            n = run(static_cast<size_t>(-n));
+        int32_t n = 0;
+        try {
+            const Shield shield;
+            n = run(std::min<size_t>(text.size() + 8, INT32_MAX));
+            if (n < 0 && n != INT32_MIN) {
+                n = run(static_cast<size_t>(-n));
+            }
+        } catch (const std::bad_alloc &) {
+            throw;
+        } catch (const std::exception &e) { // an incomplete vocabulary
+            throw Error(GGE_E_FORMAT, std::string("llama.cpp cannot tokenise with this vocabulary: ") + e.what());
         }
         if (n < 0) {
             ids.resize(begin);
@@ -543,6 +555,8 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
     std::unique_ptr<llama_model, FreeModel> model;
     try {
         model.reset(llama_model_load_from_file(path.c_str(), p));
+    } catch (const std::bad_alloc &) {
+        throw;
     } catch (const std::exception &e) {
         throw Error(GGE_E_FORMAT, path + ": " + e.what());
     }

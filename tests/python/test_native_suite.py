@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,12 +10,14 @@ import subprocess
 import pytest
 
 
-def test_native_tests_pass(build_dir):
+@pytest.mark.parametrize("model", ["bert-mean", "qwen3-last", "eurobert-last"])
+def test_native_tests_pass(build_dir, tiny, model):
     ctest = shutil.which("ctest")
     if ctest is None:
         pytest.skip("ctest is not installed; it comes with CMake")
     done = subprocess.run(
         [ctest, "--test-dir", build_dir, "--output-on-failure", "--no-tests=error"],
+        env={**os.environ, "GGEMBED_TEST_MODEL": str(tiny(model))},
         capture_output=True,
         encoding="utf-8",
         errors="replace",
