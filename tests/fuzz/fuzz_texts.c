@@ -89,7 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     int64_t i;
     int valid[MAX_TEXTS];
     int arguments_are_valid = 1;
-    const uint8_t *prompt = NULL;
+    uint8_t *prompt = NULL;
     uint8_t *bytes;
     int64_t *offsets;
     int32_t *status;
@@ -155,7 +155,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                               opts.parse_special >= 0 && opts.parse_special <= 2 && is_utf8(prompt, opts.prompt_bytes);
     }
 
-    result = gge_tokenize(model, bytes, offsets, n_texts, given, &tokens, &err);
+    result =
+        gge_tokenize(model, n_bytes == 0 && (flags & F_ALONE) ? NULL : bytes, offsets, n_texts, given, &tokens, &err);
     fuzz_check_error(result, &err);
     FUZZ_CHECK((result == GGE_OK) == (tokens != NULL), &err);
     if (!arguments_are_valid) {
@@ -194,8 +195,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_guarded_free(bytes, (size_t)n_bytes);
     fuzz_guarded_free(offsets, (size_t)(n_texts + 1) * sizeof(*offsets));
     fuzz_guarded_free(status, (size_t)n_texts * sizeof(*status));
-    if (prompt != NULL) {
-        fuzz_guarded_free((void *)(uintptr_t)prompt, (size_t)opts.prompt_bytes);
-    }
+    fuzz_guarded_free(prompt, (size_t)opts.prompt_bytes);
     return 0;
 }

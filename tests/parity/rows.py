@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from ggembed import Embedder, _native
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def embedder(path: Path, **options: object) -> Embedder:
+    """An Embedder on one CPU thread: tiny models gain nothing from more, and wait for them."""
+    return Embedder(path, device="cpu", n_threads=1, **options)
 
 
 def tokens_from_ids(embedder: Embedder, inputs: list[list[int]]) -> _native.Tokens:

@@ -64,7 +64,7 @@ def check(embedder: Embedder, inputs: list[str], limit: float = LIMIT) -> tuple[
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_rows_do_not_depend_on_the_batch(name, tiny, figures):
     inputs = pool_of_texts(80, longest=60)
-    with Embedder(tiny(name), device="cpu", n_threads=2) as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         alone = np.stack([embedder.encode(text) for text in inputs])
         nearest = alone @ alone.T - 2 * np.eye(len(inputs), dtype=np.float32)
         assert np.median(nearest.max(axis=1)) < 0.9999  # else a mixed-up order could pass
@@ -73,8 +73,8 @@ def test_tiny_rows_do_not_depend_on_the_batch(name, tiny, figures):
 
 
 def test_minilm_rows_do_not_depend_on_the_batch(minilm, figures):
-    with Embedder(minilm("F16"), device="cpu") as embedder:
-        worst, n_rows = check(embedder, pool_of_texts(120, longest=200))
+    with rows.embedder(minilm("F16")) as embedder:
+        worst, n_rows = check(embedder, pool_of_texts(80, longest=100))
     figures(f"invariance all-MiniLM-L6-v2 F16: min cosine {worst:.8f} over {n_rows} rows")
 
 
@@ -85,7 +85,7 @@ def test_a_long_text_may_span_micro_batches(name, tiny, figures):
     wanted = golden.load("tiny.npz")
     worst = 1.0
     for n_ubatch in (16, 33, 64, 512):
-        with Embedder(tiny(name), device="cpu", n_threads=1, n_ubatch=n_ubatch) as embedder:
+        with rows.embedder(tiny(name), n_ubatch=n_ubatch) as embedder:
             for pooling in golden.POOLINGS:
                 found = rows.encode_ids(embedder, inputs, pooling=pooling)
                 cosine = golden.cosine(found, wanted[f"{name}/{pooling}"])
@@ -98,7 +98,7 @@ def test_a_long_text_may_span_micro_batches(name, tiny, figures):
 def test_a_bidirectional_text_longer_than_the_micro_batch_is_whole(name, tiny):
     inputs = golden.tiny_ids(make_tiny_models.build(name))
     wanted = golden.load("tiny.npz")
-    with Embedder(tiny(name), device="cpu", n_threads=1, n_ubatch=32) as embedder:
+    with rows.embedder(tiny(name), n_ubatch=32) as embedder:
         for pooling in golden.POOLINGS:
             found = rows.encode_ids(embedder, inputs, pooling=pooling)
             assert golden.cosine(found, wanted[f"{name}/{pooling}"]).min() >= LIMIT
@@ -107,7 +107,7 @@ def test_a_bidirectional_text_longer_than_the_micro_batch_is_whole(name, tiny):
 @pytest.mark.parametrize("name", ["qwen3-last", "eurobert-last"])
 def test_token_rows_do_not_depend_on_the_batch(name, tiny):
     inputs = pool_of_texts(40, longest=60)
-    with Embedder(tiny(name), device="cpu", n_threads=1) as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         together = embedder.encode(inputs, output_value="token_embeddings")
         for text, found in zip(inputs, together, strict=True):
             alone = embedder.encode(text, output_value="token_embeddings")

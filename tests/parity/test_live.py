@@ -12,7 +12,6 @@ import pytest
 import rows
 import texts
 from fixtures import fetch_minilm
-from ggembed import Embedder
 from test_parity import LIMITS
 
 _MISSING = [p for p in ("torch", "transformers", "sentence_transformers") if find_spec(p) is None]
@@ -56,7 +55,7 @@ def test_rows_equal_transformers(name, tiny, reference, figures):
     hidden = reference.load(tiny(name))
     inputs = random_ids(name)
     states = [hidden(ids) for ids in inputs]
-    with Embedder(tiny(name), device="cpu") as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         for pooling in golden.POOLINGS:
             wanted = np.stack([golden.pool(s, pooling) for s in states])
             cosine = golden.cosine(rows.encode_ids(embedder, inputs, pooling=pooling), wanted)
@@ -79,7 +78,7 @@ def test_golden_rows_can_be_made_again(name, tiny, reference):
 def test_minilm_rows_equal_sentence_transformers(minilm_folder, minilm, reference, figures):
     inputs = [text[::-1] for text in texts.TEXTS_ENGLISH] + texts.TEXTS_CHINESE + texts.TEXTS_LONG
     wanted = reference.minilm_rows(minilm_folder, inputs)
-    with Embedder(minilm("F32"), device="cpu") as embedder:
+    with rows.embedder(minilm("F32")) as embedder:
         cosine = golden.cosine(embedder.encode(inputs), wanted)
     figures(f"live all-MiniLM-L6-v2 F32: min cosine {cosine.min():.8f} over {len(cosine)} rows")
     assert cosine.min() >= LIMITS["F32"]
@@ -89,6 +88,6 @@ def test_minilm_ids_equal_its_own_tokenizer_file(minilm_folder, minilm):
     import tokenizers_reference
 
     encode = tokenizers_reference.minilm(minilm_folder / "tokenizer.json")
-    with Embedder(minilm("F16"), device="cpu", n_threads=1) as embedder:
+    with rows.embedder(minilm("F16")) as embedder:
         found = [list(map(int, ids)) for ids in embedder.tokenize(texts.STRINGS)]
     assert found == [encode(text) for text in texts.STRINGS]

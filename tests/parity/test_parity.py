@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rows
 import texts
-from ggembed import Embedder, UnsupportedError
+from ggembed import UnsupportedError
 
 # The least cosine that a row may have with the reference, by the type of the weight matrices.
 #
@@ -43,7 +43,7 @@ def test_golden_rows_belong_to_these_weights(name, tiny_golden):
 @pytest.mark.parametrize("name", golden.TINY_PARITY)
 def test_rows_of_ids_equal_the_reference(name, tiny, tiny_golden, figures):
     inputs = golden.tiny_ids(make_tiny_models.build(name))
-    with Embedder(tiny(name), device="cpu") as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         for pooling in golden.POOLINGS:
             found = rows.encode_ids(embedder, inputs, pooling=pooling)
             wanted = tiny_golden[f"{name}/{pooling}"]
@@ -60,7 +60,7 @@ def test_rows_of_ids_equal_the_reference(name, tiny, tiny_golden, figures):
 @pytest.mark.parametrize("name", golden.TINY_PARITY)
 def test_token_rows_equal_the_reference(name, tiny, tiny_golden):
     ids = golden.tiny_ids(make_tiny_models.build(name))[golden.TOKEN_ROWS_INPUT]
-    with Embedder(tiny(name), device="cpu") as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         found = rows.encode_ids(embedder, [ids], pooling="none")
     wanted = tiny_golden[f"{name}/none"]
     assert found.shape == wanted.shape
@@ -72,7 +72,7 @@ def test_token_rows_equal_the_reference(name, tiny, tiny_golden):
 )
 def test_rows_of_texts_equal_the_reference(name, tiny, tiny_golden, figures):
     wanted_ids = golden.split(tiny_golden[f"{name}/text_ids"], tiny_golden[f"{name}/text_offsets"])
-    with Embedder(tiny(name), device="cpu") as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         found_ids = [list(map(int, ids)) for ids in embedder.tokenize(texts.TINY_TEXTS)]
         found = embedder.encode(texts.TINY_TEXTS, normalize_embeddings=False)
         unit = embedder.encode(texts.TINY_TEXTS)
@@ -92,7 +92,7 @@ def test_other_weight_types_stay_near_the_reference(name, quant, tmp_path, tiny_
     make_tiny_models.write(model, path, quant=gguf.GGMLQuantizationType[quant])
     inputs = golden.tiny_ids(model)
     pooling = golden.own_pooling(name)
-    with Embedder(path, device="cpu") as embedder:
+    with rows.embedder(path) as embedder:
         found = rows.encode_ids(embedder, inputs, pooling=pooling)
     cosine = golden.cosine(found, tiny_golden[f"{name}/{pooling}"])
     figures(f"parity {name} {quant}: min cosine {cosine.min():.8f} over {len(cosine)} rows")
@@ -108,7 +108,7 @@ def test_other_weight_types_stay_near_the_reference(name, quant, tmp_path, tiny_
     ],
 )
 def test_a_missing_key_falls_back_to_the_rule_of_its_family(name, same_as, tiny):
-    with Embedder(tiny(name), device="cpu") as a, Embedder(tiny(same_as), device="cpu") as b:
+    with rows.embedder(tiny(name)) as a, rows.embedder(tiny(same_as)) as b:
         assert a.info().pooling == b.info().pooling
         np.testing.assert_array_equal(a.encode(texts.TINY_TEXTS), b.encode(texts.TINY_TEXTS))
 
@@ -118,7 +118,7 @@ def test_the_pooling_of_the_file_is_used(name, tiny, tiny_golden):
     weights = next(n for n in golden.TINY_PARITY if n.rsplit("-", 1)[0] == name.rsplit("-", 1)[0])
     model = make_tiny_models.build(name)
     pooling = golden.own_pooling(name)
-    with Embedder(tiny(name), device="cpu") as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         assert embedder.info().pooling == pooling
         found = rows.encode_ids(embedder, golden.tiny_ids(model), pooling="default")
     assert golden.cosine(found, tiny_golden[f"{weights}/{pooling}"]).min() >= LIMITS["F32"]
@@ -126,12 +126,12 @@ def test_the_pooling_of_the_file_is_used(name, tiny, tiny_golden):
 
 def test_a_reranker_is_refused(tiny):
     with pytest.raises(UnsupportedError, match="rank"):
-        Embedder(tiny("bert-rank"), device="cpu").encode("a text")
+        rows.embedder(tiny("bert-rank")).encode("a text")
 
 
 @pytest.mark.parametrize("name", ["qwen3-last", "eurobert-last", "bert-mean"])
 def test_a_shorter_row_is_cut_and_then_normalised(name, tiny):
-    with Embedder(tiny(name), device="cpu") as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         full = embedder.encode(texts.TINY_TEXTS, normalize_embeddings=False).astype(np.float64)
         for dim in (1, 7, 16, embedder.dim):
             cut = full[:, :dim] / np.linalg.norm(full[:, :dim], axis=1, keepdims=True)
@@ -151,7 +151,7 @@ def _minilm_limits(file_type: str) -> np.ndarray:
 def test_minilm_rows_equal_sentence_transformers(file_type, minilm, figures):
     data = golden.load("minilm.npz")
     assert str(data["texts_sha256"]) == golden.texts_sha256(texts.TEXTS), "run reference.py minilm"
-    with Embedder(minilm(file_type), device="cpu") as embedder:
+    with rows.embedder(minilm(file_type)) as embedder:
         by_ids = rows.encode_ids(
             embedder, golden.split(data["ids"], data["offsets"]), pooling="mean", normalize=True
         )

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import golden
 import make_tiny_models
 import pytest
+import rows
 import texts
 from ggembed import Embedder
 
@@ -44,7 +45,7 @@ def golden_ids(name: str, family: str) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def minilm_embedder(minilm):
-    with Embedder(minilm("F16"), device="cpu", n_threads=1) as embedder:
+    with rows.embedder(minilm("F16")) as embedder:
         yield embedder
 
 
@@ -59,7 +60,7 @@ def test_minilm_ids_equal_hugging_face(family, minilm_embedder):
 @pytest.mark.parametrize("family", texts.STRING_FAMILIES)
 def test_byte_level_bpe_ids_equal_hugging_face(family, name, tiny):
     strings = texts.STRING_FAMILIES[family]
-    with Embedder(tiny(name), device="cpu", n_threads=1) as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         found = ids_of(embedder, strings)
     assert not differences(strings, found, golden_ids(name, family))
 
@@ -106,6 +107,6 @@ def test_tiny_ids_equal_hugging_face_live(name, tiny):
 
     encode = tokenizers_reference.of_vocab(make_tiny_models.build(name))
     strings = texts.STRINGS + random_strings(N_RANDOM)
-    with Embedder(tiny(name), device="cpu", n_threads=1) as embedder:
+    with rows.embedder(tiny(name)) as embedder:
         found = ids_of(embedder, strings)
     assert not differences(strings, found, [encode(s) for s in strings])

@@ -1,6 +1,6 @@
 """Small vocabularies of the four tokenizer families that embedding GGUFs use.
 
-They are made from one paragraph. Nothing is random here, and nothing but the standard library is used.
+They are made from one paragraph. Nothing is random, and only the standard library is used.
 """
 
 from __future__ import annotations

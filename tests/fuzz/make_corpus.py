@@ -1,0 +1,198 @@
+"""Writes the seeds of the fuzz corpus, the same bytes every time. Inputs from bugs are left alone.
+
+python make_corpus.py
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "parity"))
+
+import make_tiny_models
+from tiny_vocab import CONTROL, UNKNOWN
+
+# Flags of fuzz_texts.c.
+NO_SPECIAL, PARSE_SPECIAL, STATUS, PROMPT, WRONG_OFFSET, _ANY_SWITCH, _DEFAULTS, ALONE = (
+    1 << i for i in range(8)
+)
+
+
+def texts(
+    flags: int, model: int, items: list[bytes], prompt: bytes = b"", wrong: bytes = b""
+) -> bytes:
+    """One input of fuzz_texts.c."""
+    lengths = b"".join(struct.pack("<H", len(t)) for t in items[:-1])
+    n_prompt = bytes([len(prompt)]) if flags & PROMPT else b""
+    return bytes([flags, model, len(items)]) + n_prompt + wrong + lengths + prompt + b"".join(items)
+
+
+def text_seeds() -> dict[str, bytes]:
+    mixed = [
+        b"",
+        "naïve Straße, 向量 🙂 हिन्दी".encode(),
+        b"  it's 3.14159\r\n\t\x00 x ",
+        b"<|im_end|>[SEP]</s><s>",
+    ]
+    bad = [b"good", b"\xff", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80", b"\xe2\x82", b"end"]
+    seeds = {f"mixed-model-{i}": texts(ALONE, i, mixed) for i in range(4)}
+    return seeds | {
+        "markers-unparsed": texts(NO_SPECIAL, 1, mixed[3:]),
+        "markers-parsed": texts(NO_SPECIAL | PARSE_SPECIAL, 1, mixed[3:]),
+        "prompt": texts(PROMPT | ALONE, 0, mixed, prompt=b"search_query: "),
+        "prompt-not-utf8": texts(PROMPT, 0, mixed, prompt=b"\xe2\x82"),
+        "not-utf8-collected": texts(STATUS | ALONE, 0, bad),
+        "not-utf8-fails-the-call": texts(0, 0, bad),
+        "offset-falls": texts(WRONG_OFFSET, 0, mixed, wrong=struct.pack("<Bq", 2, -(2**63))),
+        "offset-jumps": texts(WRONG_OFFSET, 0, mixed, wrong=struct.pack("<Bq", 2, 2**63 - 1)),
+        "no-texts": texts(0, 0, []),
+        "long-run": texts(0, 2, [b"a" * 3000 + b" " * 500 + b"!?" * 200]),
+    }
+
+
+# Flags of fuzz_encode.c.
+E_STATUS, E_WIDE, E_WRONG_ROWS, E_ABORT, E_FROM_BYTES, E_NO_OUT, E_CLOSE, E_ALONE = (
+    1 << i for i in range(8)
+)
+
+
+def engine(
+    model: int,
+    *,
+    attention: int = 0,
+    flash: int = 0,
+    n_ctx: int = 0,
+    n_ubatch: int = 0,
+    n_seq: int = 0,
+) -> bytes:
+    return bytes([model, attention, flash, n_ctx, n_ubatch, n_seq, 0])
+
+
+def call(
+    flags: int,
+    lengths: list[int],
+    *,
+    pooling: int = 0,
+    truncate_dim: int = 0,
+    normalize: int = 0,
+    after_texts: bytes = b"",
+) -> bytes:
+    """One call of fuzz_encode.c with short texts, or long ones as codes from 0xe0."""
+    body = bytes([flags, pooling, truncate_dim, normalize, len(lengths)])
+    body += bytes([2]) if flags & E_ABORT else b""
+    for i, n in enumerate(lengths):
+        ids = [7 + 3 * i] if n >= 0xE0 else [(11 * i + 5 * k) % 97 for k in range(n)]
+        body += bytes([n]) + b"".join(struct.pack("<H", x) for x in ids)
+        body += bytes([3]) if n >= 0xE0 else b""
+    return body + after_texts
+
+
+def encode_seeds() -> dict[str, bytes]:
+    lengths = [5, 1, 12, 3]
+    raw = struct.pack("<BBBBB", E_FROM_BYTES | E_STATUS, 0, 0, 0, 3) + b"\x02ok\x01\xff\x00"
+    out_of_range = bytes([0, 0, 0, 0, 2, 1, 4, 0, 1]) + struct.pack("<Hi", 0xFFFF, 2**31 - 1)
+    any_pooling = bytes([0, 0xF0]) + struct.pack("<i", -7) + bytes([0, 0, 1, 1, 4, 0])
+    return {
+        **{f"model-{i}": engine(i) + call(E_ALONE, lengths) for i in range(4)},
+        "every-pooling": engine(1) + b"".join(call(0, lengths, pooling=p) for p in (1, 2, 3, 4)),
+        "rank-pooling": engine(0) + call(0, lengths, pooling=5),
+        "pooling-of-any-number": engine(0) + any_pooling,
+        "truncated-and-wide": engine(0) + call(E_WIDE, lengths, truncate_dim=9),
+        "not-normalized": engine(2) + call(E_WIDE, lengths, normalize=2),
+        "small-ubatch-split": engine(1, n_ubatch=4, n_seq=2) + call(E_ALONE, [0xE2, 3, 0xE0]),
+        "small-ubatch-grows": engine(0, n_ubatch=4) + call(E_ALONE, [3]) + call(E_ALONE, [0xE4, 9]),
+        "causal": engine(1, attention=1) + call(E_ALONE, lengths),
+        "bidirectional": engine(1, attention=2) + call(E_ALONE, [0xE3, *lengths]),
+        "flash-on": engine(1, flash=1) + call(E_ALONE, lengths),
+        "flash-off": engine(1, flash=2) + call(E_ALONE, lengths),
+        "too-long-and-empty": engine(0, n_ctx=8) + call(E_STATUS, [5, 0, 12]) + call(0, [5, 12]),
+        "id-out-of-range": engine(0) + out_of_range,
+        "refused-by-the-tokenizer": engine(0) + raw,
+        "wrong-row-count": engine(0) + call(E_WRONG_ROWS, lengths, after_texts=b"\x00"),
+        "aborted": engine(1, n_ubatch=2) + call(E_ABORT, [0xE8, 0xE8]),
+        "closed": engine(0) + call(0, [4]) + call(E_CLOSE, [4], after_texts=b"\x00") + call(0, [4]),
+    }
+
+
+def shrink(name: str, n_normal: int) -> make_tiny_models.TinyModel:
+    """A tiny model made tinier: one layer, few positions, `n_normal` tokens and special ones."""
+    model = make_tiny_models.build(name)
+    vocab = model.vocab
+    special = {i for i, t in enumerate(vocab.types) if t in (CONTROL, UNKNOWN)}
+    keep = sorted(special | set(range(n_normal)))
+    tokens = [vocab.tokens[i] for i in keep]
+    merges = vocab.merges and [
+        m for m in vocab.merges if {*m.split(" "), m.replace(" ", "")} <= {*tokens}
+    ]
+    keys = {
+        k: keep.index(v) if k.endswith("_token_id") else v
+        for k, v in vocab.keys.items()
+        if not k.endswith("_token_id") or v in keep
+    }
+    small = replace(
+        vocab,
+        tokens=tokens,
+        types=[vocab.types[i] for i in keep],
+        scores=vocab.scores and [vocab.scores[i] for i in keep],
+        merges=merges or (vocab.merges and vocab.merges[:1]),
+        keys=keys,
+    )
+    tensors = {}
+    for tensor, data in model.tensors.items():
+        if "blk." in tensor and "blk.0." not in tensor:
+            continue
+        rows = {"token_embd.weight": keep, "position_embd.weight": range(64)}.get(tensor)
+        tensors[tensor] = data if rows is None else np.ascontiguousarray(data[list(rows)])
+    hparams = {**model.keys, "block_count": 1, "context_length": 64}
+    if "vocab_size" in hparams:
+        hparams["vocab_size"] = len(tokens)
+    return replace(model, keys=hparams, tensors=tensors, vocab=small)
+
+
+def model_seeds(folder: Path) -> dict[str, bytes]:
+    f16 = gguf.GGMLQuantizationType.F16
+    seeds = {}
+    # one per family of tokenizers and of graphs
+    for name, n_normal in (("bert-mean", 60), ("qwen3-last", 128), ("jina-bert-v3-mean", 60)):
+        path = folder / f"{name}.gguf"
+        make_tiny_models.write(shrink(name, n_normal), path, quant=f16)
+        seeds[path.name] = path.read_bytes()
+    path = folder / "t5encoder-header.gguf"
+    make_tiny_models.write(shrink("t5encoder-mean", 40), path, quant=f16)
+    seeds[path.name] = path.read_bytes()[:4096]
+    path = folder / "llama-header.gguf"
+    make_tiny_models.write(shrink("llama-last", 300), path, quant=f16)
+    seeds[path.name] = path.read_bytes()[:8192]
+    return seeds | {
+        "empty": b"",
+        "magic-alone": b"GGUF",
+        "no-gguf": b"This is no model.\n",
+        "count-2-to-the-63": b"GGUF" + struct.pack("<IQQ", 3, 2**63 - 1, 2**63 - 1),
+    }
+
+
+def main() -> None:
+    folder = HERE / "corpus"
+    with tempfile.TemporaryDirectory() as scratch:
+        all_seeds = {
+            "texts": text_seeds(),
+            "encode": encode_seeds(),
+            "model_load": model_seeds(Path(scratch)),
+        }
+    for target, seeds in all_seeds.items():
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        for name, data in seeds.items():
+            (folder / target / name).write_bytes(data)
+    print(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()), "bytes in all")
+
+
+if __name__ == "__main__":
+    main()
