@@ -15,6 +15,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -49,9 +50,12 @@ void on_upstream_abort(const char *message) {
 }
 
 void on_upstream_log(ggml_log_level level, const char *text, void *) {
-    if (level >= GGML_LOG_LEVEL_DEBUG && level <= GGML_LOG_LEVEL_ERROR) {
-        log_line(static_cast<gge_log_level>(level), text);
+    if (level < GGML_LOG_LEVEL_DEBUG || level > GGML_LOG_LEVEL_ERROR) {
+        return; // the rest of a line of dots
     }
+    // every context of ours pools by itself
+    const bool expected = std::strstr(text, "model default pooling_type is") != nullptr;
+    log_line(expected ? GGE_LOG_DEBUG : static_cast<gge_log_level>(level), text);
 }
 
 // The compiled kernels use these instructions without asking, so ask before the first one runs.

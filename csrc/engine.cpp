@@ -10,7 +10,6 @@
 #include "threads.h"
 
 #include <algorithm>
-#include <chrono>
 
 namespace gge {
 namespace {
@@ -21,8 +20,6 @@ constexpr int64_t default_n_ubatch = 512;
 constexpr int64_t max_n_seq = 256;
 // Each sequence of a recurrent model needs its own state.
 constexpr int64_t default_n_seq_with_state = 16;
-// How often a waiting caller asks its abort callback.
-constexpr auto callback_interval = std::chrono::milliseconds(50);
 
 int64_t round_up(int64_t n, int64_t step) {
     return (n + step - 1) / step * step;
@@ -201,7 +198,7 @@ void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const Ro
     const Callbacks &callbacks = options.callbacks;
     int64_t n_reported = -1;
     while (!job->done) {
-        finished_.wait_for(lock, callback_interval);
+        finished_.wait_for(lock, abort_interval);
         const int64_t n_done = job->n_done;
         lock.unlock();
         if (callbacks.progress != nullptr && n_done != n_reported) {

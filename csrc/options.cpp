@@ -67,6 +67,7 @@ TokenizeOptions read_options(const gge_tokenize_options *opts) {
     r.add_special = read_switch("add_special", o.add_special, true);
     r.parse_special = read_switch("parse_special", o.parse_special, false);
     r.input_status = o.input_status;
+    r.callbacks = {nullptr, o.abort, o.user_data};
     return r;
 }
 

@@ -3,6 +3,7 @@
 
 #include "error.h"
 
+#include <chrono>
 #include <string>
 
 namespace gge {
@@ -13,6 +14,9 @@ enum class Attention { causal, bidirectional };
 enum class AttentionChoice { from_file, causal, bidirectional };
 
 enum class FlashAttention { automatic, on, off };
+
+// How often a long call asks its abort callback.
+constexpr auto abort_interval = std::chrono::milliseconds(50);
 
 struct Callbacks {
     gge_progress_fn progress = nullptr;
@@ -33,6 +37,7 @@ struct TokenizeOptions {
     bool add_special = true;
     bool parse_special = false;
     int32_t *input_status = nullptr;
+    Callbacks callbacks; // no progress
 };
 
 struct EngineOptions {

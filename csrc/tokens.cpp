@@ -15,6 +15,30 @@ std::string find_fault(std::string_view text, size_t prompt_bytes) {
     return bad == std::string_view::npos ? "" : "is not valid UTF-8 at byte " + std::to_string(bad);
 }
 
+// Asks an abort callback now and then.
+class AbortTimer {
+public:
+    explicit AbortTimer(const Callbacks &callbacks) : callbacks_(callbacks) {}
+
+    void check() {
+        if (callbacks_.abort == nullptr) {
+            return;
+        }
+        const auto now = Clock::now();
+        if (now - last_ >= abort_interval) {
+            last_ = now;
+            if (callbacks_.abort(callbacks_.user_data) != 0) {
+                throw Error(GGE_E_ABORTED, "a callback asked to stop");
+            }
+        }
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    const Callbacks &callbacks_;
+    Clock::time_point last_ = Clock::now();
+};
+
 } // namespace
 
 Tokens tokenize(std::shared_ptr<const Model> model, const Texts &texts, const TokenizeOptions &options) {
@@ -30,7 +54,9 @@ Tokens tokenize(std::shared_ptr<const Model> model, const Texts &texts, const To
     tokens.offsets.push_back(0);
     tokens.status.reserve(static_cast<size_t>(texts.size()));
     std::string prompted;
+    AbortTimer timer(options.callbacks);
     for (int64_t i = 0; i < texts.size(); ++i) {
+        timer.check();
         gge_status status = GGE_OK;
         const std::string fault = find_fault(texts[i], options.prompt.size());
         if (fault.empty()) {

@@ -233,6 +233,8 @@ typedef struct gge_tokenize_options {
     gge_switch parse_special; /* read "<|...|>" in texts and prompt as special tokens; default off, because with
                                   text from users it lets them forge markers */
     int32_t *input_status;    /* [n_texts] or NULL, see gge_tokenize */
+    gge_abort_fn abort;       /* asked between texts, about every 50 ms */
+    void *user_data;
 } gge_tokenize_options;
 
 /*
@@ -242,7 +244,8 @@ typedef struct gge_tokenize_options {
  * A text that is not valid UTF-8 or has more than 2^31 - 1 bytes is GGE_E_INVALID. With input_status NULL it fails the
  * call, which names it in err->input_index; otherwise input_status[i] says what became of text i, the bad ones have no
  * tokens, and gge_encode passes their status on. No length limit is applied here, gge_encode does that.
- * Statuses: GGE_E_INVALID, _UNSUPPORTED (the model has no tokenizer), _MEMORY. Any thread.
+ * Statuses: GGE_E_INVALID, _UNSUPPORTED (the model has no tokenizer), _FORMAT (its vocabulary is incomplete), _MEMORY,
+ * _ABORTED. Any thread.
  */
 gge_status gge_tokenize(const gge_model *model, const uint8_t *bytes, const int64_t *offsets, int64_t n_texts,
                         const gge_tokenize_options *opts, gge_tokens **out, gge_error *err);

@@ -293,6 +293,8 @@ class Tokens:
         prompt_chars = ffi.from_buffer("uint8_t[]", prompt)
         opts.prompt, opts.prompt_bytes = prompt_chars, len(prompt)
         opts.add_special = lib.lib.GGE_ON if add_special else lib.lib.GGE_OFF
+        call = Call(None)
+        alive = lib.arm(opts, call)
         out, err = ffi.new("gge_tokens **"), lib.error()
         status = lib.lib.gge_tokenize(
             model.pointer,
@@ -303,8 +305,10 @@ class Tokens:
             out,
             err,
         )
-        check(status, err)
-        self.pointer = lib.owned(out[0], lib.lib.gge_tokens_free)
+        del alive
+        if out[0]:
+            self.pointer = lib.owned(out[0], lib.lib.gge_tokens_free)
+        check(status, err, call)
         self.n_texts = len(offsets) - 1
 
     def offsets(self) -> npt.NDArray[np.int64]:

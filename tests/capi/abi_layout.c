@@ -70,6 +70,8 @@ int main(void) {
     FIELD(gge_tokenize_options, add_special);
     FIELD(gge_tokenize_options, parse_special);
     FIELD(gge_tokenize_options, input_status);
+    FIELD(gge_tokenize_options, abort);
+    FIELD(gge_tokenize_options, user_data);
 
     SIZE(gge_engine_options);
     FIELD(gge_engine_options, struct_size);

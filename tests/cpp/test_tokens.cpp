@@ -116,3 +116,15 @@ TEST(ids_outside_the_vocabulary_are_refused) {
     CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, take_ids(model, low, offsets, 1)), "-1"));
     CHECK_THROWS(GGE_E_INVALID, take_ids(model, nullptr, offsets, 1));
 }
+
+TEST(abort_is_asked_between_texts) {
+    fake::Log log;
+    const auto model = fake::wrap(std::make_unique<fake::Model>(log));
+    TokenizeOptions options;
+    int n_asked = 0;
+    options.callbacks.user_data = &n_asked;
+    options.callbacks.abort = [](void *data) -> int32_t { return ++*static_cast<int *>(data) == 2; };
+    const Flat flat(std::vector<std::string>(4000, std::string(20000, 'a')));
+    CHECK_THROWS(GGE_E_ABORTED, tokenize(model, flat.view(), options));
+    CHECK_EQ(n_asked, 2);
+}
