@@ -33,7 +33,7 @@ format:
 asan tsan tidy:
 	cmake --workflow --preset $@
 
-# New inputs go to build/fuzz/found, those that break something to build/fuzz/crash-*. A failed load leaks inside
+# New inputs go to build/fuzz/found, those that break something to build/fuzz/TARGET-crash-*. A failed load leaks inside
 # upstream, and what a damaged file asks for may be refused, so two of libFuzzer's checks are off for model_load.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= texts encode model_load
@@ -44,7 +44,7 @@ fuzz:
 	$(PYTHON) tests/parity/make_tiny_models.py build/fuzz/models bert-mean qwen3-last llama-last t5encoder-mean
 	$(foreach t,$(FUZZ_TARGETS),mkdir -p build/fuzz/found/$t && \
 	GGEMBED_TEST_MODEL=$$(echo build/fuzz/models/*.gguf | tr ' ' :) build/fuzz/fuzz/fuzz_$t -max_total_time=$(FUZZ_SECONDS) \
-	  -timeout=30 -artifact_prefix=build/fuzz/crash-$t- $(FUZZ_FLAGS_$t) build/fuzz/found/$t tests/fuzz/corpus/$t && ) true
+	  -timeout=30 -artifact_prefix=build/fuzz/$t- $(FUZZ_FLAGS_$t) build/fuzz/found/$t tests/fuzz/corpus/$t && ) true
 
 wheel:
 	$(PYTHON) -m pip wheel --no-deps -w dist .

@@ -548,7 +548,6 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
                      : options.n_gpu_layers == 0                   ? -1
                                                                    : options.n_gpu_layers;
     p.load_mode = options.mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
-    p.check_tensors = options.check_tensors;
     p.progress_callback = [](float fraction, void *data) {
         return static_cast<LoadProgress *>(data)->report(fraction);
     };

@@ -49,7 +49,6 @@ LoadOptions read_options(const gge_model_options *opts) {
     r.device = o.device == nullptr || o.device[0] == '\0' ? "auto" : o.device;
     r.n_gpu_layers = o.n_gpu_layers;
     r.mmap = read_switch("mmap", o.mmap, true);
-    r.check_tensors = read_switch("check_tensors", o.check_tensors, false);
     r.callbacks = {o.progress, o.abort, o.user_data};
     return r;
 }

@@ -28,7 +28,6 @@ struct LoadOptions {
     std::string device; // never empty
     int32_t n_gpu_layers = 0;
     bool mmap = true;
-    bool check_tensors = false;
     Callbacks callbacks;
 };
 

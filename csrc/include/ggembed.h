@@ -148,8 +148,6 @@ typedef struct gge_model_options {
                              "cuda:1", "metal", or another name of gge_device_get */
     int32_t n_gpu_layers;     /* layers kept on the GPU: 0 = all, n > 0 = the last n, -1 = none */
     gge_switch mmap;          /* map the file instead of reading it; default on */
-    gge_switch check_tensors; /* look for invalid values in the weights while loading, slow; default off */
-    int32_t reserved;
     gge_progress_fn progress; /* bytes of the file */
     gge_abort_fn abort;
     void *user_data; /* for both callbacks */
@@ -260,7 +258,8 @@ gge_status gge_tokens_from_ids(const gge_model *model, const int32_t *ids, const
 /* Drops the handle. NULL is allowed. */
 void gge_tokens_free(gge_tokens *tokens);
 
-/* Number of texts, their token ids one after the other, and where each begins: [n_texts + 1]. Live with the handle. */
+/* Number of texts, their token ids one after the other (may be NULL if there are none), and where each text begins:
+ * [n_texts + 1]. The pointers live as long as the handle. */
 int64_t gge_tokens_n_texts(const gge_tokens *tokens);
 const int32_t *gge_tokens_ids(const gge_tokens *tokens);
 const int64_t *gge_tokens_offsets(const gge_tokens *tokens);

@@ -28,8 +28,6 @@ int main(void) {
     FIELD(gge_model_options, device);
     FIELD(gge_model_options, n_gpu_layers);
     FIELD(gge_model_options, mmap);
-    FIELD(gge_model_options, check_tensors);
-    FIELD(gge_model_options, reserved);
     FIELD(gge_model_options, progress);
     FIELD(gge_model_options, abort);
     FIELD(gge_model_options, user_data);

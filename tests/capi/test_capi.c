@@ -109,7 +109,6 @@ static void load_options_work(const char *path) {
     opts.abort = NULL;
     opts.progress = count_calls;
     opts.mmap = GGE_OFF;
-    opts.check_tensors = GGE_ON;
     CHECK(gge_model_load(path, &opts, &model, &err) == GGE_OK && n_calls > 1);
     gge_model_free(model);
 }

@@ -8,7 +8,7 @@ using namespace gge;
 TEST(null_means_defaults) {
     const LoadOptions load = read_options(static_cast<const gge_model_options *>(nullptr));
     CHECK_EQ(load.device, "auto");
-    CHECK(load.mmap && !load.check_tensors);
+    CHECK(load.mmap);
     const TokenizeOptions tokenize = read_options(static_cast<const gge_tokenize_options *>(nullptr));
     CHECK(tokenize.add_special && !tokenize.parse_special && tokenize.prompt.empty());
     const EngineOptions engine = read_options(static_cast<const gge_engine_options *>(nullptr));

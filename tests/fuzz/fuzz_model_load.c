@@ -44,7 +44,7 @@ static int make_file(const uint8_t *data, size_t size, char *path, size_t path_b
 #else
     const char *folder = getenv("TMPDIR");
     int fd;
-    snprintf(path, path_bytes, "%s/ggembed-fuzz-XXXXXX", folder != NULL ? folder : "/tmp");
+    snprintf(path, path_bytes, "%s/ggembed-fuzz-XXXXXX", folder != NULL ? folder : P_tmpdir);
     fd = mkstemp(path);
 #endif
     if (fd < 0) {

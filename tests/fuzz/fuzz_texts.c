@@ -171,7 +171,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (i = 0; i < n_texts; ++i) {
             const int64_t begin = gge_tokens_offsets(tokens)[i];
             const int64_t n = gge_tokens_offsets(tokens)[i + 1] - begin;
-            const int32_t *ids = gge_tokens_ids(tokens) + begin;
+            const int32_t *ids = n == 0 ? NULL : gge_tokens_ids(tokens) + begin;
             gge_tokens *alone = NULL;
             if (given != NULL && opts.input_status != NULL) {
                 FUZZ_CHECK(status[i] == (valid[i] ? GGE_OK : GGE_E_INVALID), NULL);
