@@ -133,7 +133,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     opts.struct_size = sizeof(opts);
     opts.device = "cpu";
     opts.mmap = sum & 1 ? GGE_ON : GGE_OFF;
-    opts.check_tensors = sum & 2 ? GGE_ON : GGE_OFF;
     status = gge_model_load(path, &opts, &model, &err);
     fuzz_check_error(status, &err);
     FUZZ_CHECK((status == GGE_OK) == (model != NULL), &err);
