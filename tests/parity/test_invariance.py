@@ -14,6 +14,10 @@ from ggembed import Embedder
 
 SEED = 11
 LIMIT = 0.99999
+
+# With 8-bit weights llama.cpp rounds activations to 8 bits too. What differs between batches, the order
+# of sums in attention, then decides which of two steps a value falls on: 0.9991 seen on 4 tokens.
+LIMIT_Q8_0 = 0.998
 BATCHES = (1, 2, 3, 5, 8, 17, 32, 64, 100, 173, 300)
 
 # With and without a cache, causal and bidirectional, sliding windows, ALiBi, relative positions.
@@ -72,10 +76,11 @@ def test_tiny_rows_do_not_depend_on_the_batch(name, tiny, figures):
     figures(f"invariance {name}: min cosine {worst:.8f} over {n_rows} rows, batches 1 to 300")
 
 
-def test_minilm_rows_do_not_depend_on_the_batch(minilm, figures):
-    with rows.embedder(minilm("F16")) as embedder:
-        worst, n_rows = check(embedder, pool_of_texts(80, longest=100))
-    figures(f"invariance all-MiniLM-L6-v2 F16: min cosine {worst:.8f} over {n_rows} rows")
+@pytest.mark.parametrize(("file_type", "limit"), [("F16", LIMIT), ("Q8_0", LIMIT_Q8_0)])
+def test_minilm_rows_do_not_depend_on_the_batch(file_type, limit, minilm, figures):
+    with rows.embedder(minilm(file_type)) as embedder:
+        worst, n_rows = check(embedder, pool_of_texts(80, longest=100), limit)
+    figures(f"invariance all-MiniLM-L6-v2 {file_type}: min cosine {worst:.8f} over {n_rows} rows")
 
 
 @pytest.mark.parametrize("name", ["qwen3-last", "qwen2vl-mean", "gemma3-last", "llama-last"])
