@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -84,7 +85,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     contender.close()
     best = min(seconds)
     return {
-        **{key: job[key] for key in ("contender", "model", "case")},
+        **label(job),
         "n_texts": len(texts),
         "n_tokens": n_tokens,
         "tokens_per_s": n_tokens / best,
@@ -98,6 +99,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def label(job: dict[str, Any]) -> dict[str, Any]:
+    """What names a result; of a path only the file's name."""
+    return {**{k: job[k] for k in ("contender", "case")}, "model": Path(job["model"]).name}
+
+
 def run_apart(job: dict[str, Any]) -> dict[str, Any]:
     """Measures in a child process."""
     command = [sys.executable, __file__, "--job", json.dumps(job)]
@@ -106,7 +112,7 @@ def run_apart(job: dict[str, Any]) -> dict[str, Any]:
         return json.loads(done.stdout)
     lines = done.stderr.strip().splitlines()
     reason = lines[-1] if lines else f"exit status {done.returncode}"
-    return {**{key: job[key] for key in ("contender", "model", "case")}, "error": reason}
+    return {**label(job), "error": reason}
 
 
 def arguments() -> argparse.Namespace:
@@ -153,7 +159,7 @@ def main() -> int:
                 results.append(run_apart(job))
     print(report.table(results))
     if not args.no_save and any("error" not in result for result in results):
-        path = report.save(results, sys.argv[1:])
+        path = report.save(results, [re.sub(r"[^,=]*/", "", arg) for arg in sys.argv[1:]])
         print(f"saved {path.relative_to(Path(__file__).parent.parent)}")
     return 1 if any("error" in result for result in results) else 0
 

@@ -10,6 +10,7 @@
 
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
+#include <gguf.h>
 #include <llama.h>
 
 #include <array>
@@ -314,6 +315,7 @@ public:
     LlamaModel(const std::string &path, std::unique_ptr<llama_model, FreeModel> model) : model_(std::move(model)) {
         facts_.path = path;
         read_metadata();
+        check_shape_keys();
         read_vocabulary();
         read_shape();
         try_out();
@@ -396,6 +398,15 @@ private:
         facts_.pooling = pooling.empty() ? GGE_POOLING_DEFAULT : read_pooling(pooling);
     }
 
+    // Zeros that upstream divides by, or counts up to from below.
+    void check_shape_keys() const {
+        for (const char *key : {".attention.head_count_kv", ".rope.dimension_count"}) {
+            if (meta(facts_.architecture + key) == "0" && meta(facts_.architecture + ".attention.head_count") != "0") {
+                throw Error(GGE_E_FORMAT, "the file says " + facts_.architecture + key + " 0, it must be positive");
+            }
+        }
+    }
+
     void read_vocabulary() {
         facts_.n_vocab = llama_vocab_n_tokens(vocab());
         facts_.has_tokenizer = llama_vocab_type(vocab()) != LLAMA_VOCAB_TYPE_NONE;
@@ -464,8 +475,47 @@ private:
     throw Error(GGE_E_IO, "cannot read " + path + ": " + std::generic_category().message(code));
 }
 
-// Looks at the file before upstream does, for errors that say what is wrong.
-void check_file(const std::string &path) {
+// The file, or all files of a split model ("...-00001-of-00003.gguf").
+std::vector<std::string> files_of(const std::string &path) {
+    const size_t of = path.rfind("-of-");
+    const bool split = of != std::string::npos && of >= 6 && path.size() == of + 4 + 5 + 5;
+    const int n_files = split ? std::atoi(path.substr(of + 4, 5).c_str()) : 1;
+    if (n_files <= 1) {
+        return {path};
+    }
+    std::vector<std::string> files;
+    for (int i = 1; i <= n_files; ++i) {
+        const std::string number = std::to_string(i);
+        files.push_back(path);
+        files.back().replace(of - 5, 5, std::string(5 - number.size(), '0') + number);
+    }
+    return files;
+}
+
+struct FreeGguf {
+    void operator()(gguf_context *p) const noexcept { gguf_free(p); }
+};
+
+// Upstream multiplies with whatever type a weight has, and some types have no such function.
+void check_tensor_types(const std::string &path) {
+    const ErrorLines lines;
+    gguf_init_params params{};
+    params.no_alloc = true;
+    const std::unique_ptr<gguf_context, FreeGguf> file(gguf_init_from_file(path.c_str(), params));
+    if (!file) {
+        throw upstream_error(GGE_E_FORMAT, path, lines);
+    }
+    for (int64_t i = 0; i < gguf_get_n_tensors(file.get()); ++i) {
+        const ggml_type type = gguf_get_tensor_type(file.get(), i);
+        if (!ggml_is_quantized(type) && type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_BF16) {
+            throw Error(GGE_E_FORMAT, path + ": tensor " + gguf_get_tensor_name(file.get(), i) + " has type " +
+                                          ggml_type_name(type) + ", which is not one of weights");
+        }
+    }
+}
+
+// Looks at a file before upstream does, for errors that say what is wrong. Returns its size.
+int64_t check_file(const std::string &path) {
     std::error_code ec;
     if (std::filesystem::is_directory(path, ec)) {
         fail_io(path, EISDIR);
@@ -480,27 +530,9 @@ void check_file(const std::string &path) {
     if (file.gcount() != 4 || std::string_view(magic.data(), 4) != "GGUF") {
         throw Error(GGE_E_FORMAT, path + " is not a GGUF file");
     }
-}
-
-// Size of the file, or of all files of a split model ("...-00001-of-00003.gguf").
-int64_t sum_file_bytes(const std::string &path) {
-    const std::string::size_type of = path.rfind("-of-");
-    int count = 1;
-    if (of != std::string::npos && of >= 5 && path.size() == of + 4 + 5 + 5) {
-        count = std::max(1, std::atoi(path.substr(of + 4, 5).c_str()));
-    }
-    int64_t sum = 0;
-    for (int i = 1; i <= count; ++i) {
-        std::string part = path;
-        if (count > 1) {
-            const std::string number = std::to_string(i);
-            part.replace(of - 5, 5, std::string(5 - std::min<size_t>(5, number.size()), '0') + number);
-        }
-        std::error_code ec;
-        const auto size = std::filesystem::file_size(part, ec);
-        sum += ec ? 0 : static_cast<int64_t>(size);
-    }
-    return sum;
+    check_tensor_types(path);
+    const auto size = std::filesystem::file_size(path, ec);
+    return ec ? 0 : static_cast<int64_t>(size);
 }
 
 struct LoadProgress {
@@ -531,7 +563,14 @@ std::vector<Device> llama_devices() {
 
 std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const Device &device,
                                                const LoadOptions &options) {
-    check_file(path);
+    int64_t file_bytes = 0;
+    {
+        init_upstream();
+        const Shield shield;
+        for (const std::string &file : files_of(path)) {
+            file_bytes += check_file(file);
+        }
+    }
     ggml_backend_dev_t handle = nullptr; // the CPU takes part anyway: an empty list is "no GPU at all"
     for (const auto &d : find_devices()) {
         if (d.device.name == device.name && d.device.kind != GGE_DEVICE_CPU) {
@@ -539,7 +578,7 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
         }
     }
     std::array<ggml_backend_dev_t, 2> devices = {handle, nullptr};
-    LoadProgress progress{options.callbacks, sum_file_bytes(path)};
+    LoadProgress progress{options.callbacks, file_bytes};
 
     llama_model_params p = llama_model_default_params();
     p.devices = devices.data();

@@ -24,7 +24,11 @@ Model::Model(std::unique_ptr<BackendModel> backend, DeviceChoice device)
 std::shared_ptr<const Model> Model::load(const std::string &path, const LoadOptions &options) {
     DeviceChoice choice = choose_device(llama_devices(), options.device);
     auto backend = load_llama_model(path, choice.device, options);
-    return std::make_shared<const Model>(std::move(backend), std::move(choice));
+    try {
+        return std::make_shared<const Model>(std::move(backend), std::move(choice));
+    } catch (const Error &e) {
+        throw Error(e.status(), path + ": " + e.what());
+    }
 }
 
 // The vocabulary types have different rules (CLS and SEP of WordPiece, add_bos_token, add_eos_token, ...). Instead of

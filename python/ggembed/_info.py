@@ -46,7 +46,7 @@ def describe(
         attention_source="file" if attention is None else "argument",
         add_bos=bool(found["add_bos"]),
         add_eos=bool(found["add_eos"]),
-        add_eos_source="file" if found["add_eos_in_file"] else "ggembed",
+        add_eos_source="ggembed" if found["add_eos"] and not found["add_eos_in_file"] else "file",
         prompts=prompts_by_name,
         prompts_source=source,
         profile=None if profile is None else profile.name,

