@@ -17,8 +17,8 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "parity"))
 
-import make_tiny_models
-from tiny_vocab import CONTROL, UNKNOWN
+import make_tiny_models  # noqa: E402
+from tiny_vocab import CONTROL, UNKNOWN  # noqa: E402
 
 # Flags of fuzz_texts.c.
 NO_SPECIAL, PARSE_SPECIAL, STATUS, PROMPT, WRONG_OFFSET, _ANY_SWITCH, _DEFAULTS, ALONE = (
