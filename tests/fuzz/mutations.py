@@ -360,6 +360,7 @@ _MEANINGS: dict[str, Edit] = {
 
 # What has crashed or hung once: every run tries these on every base.
 ONCE_BROKEN = (
+    "a token of 1 MB",
     "matrices in F64",
     "matrices in I32",
     "head_count_kv 0",
