@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import gguf
+import gguf_files
 import pytest
 from ggembed import Embedder, profiles
 
@@ -92,25 +92,8 @@ def test_data_is_sound():
 
 def rename(source, target, **strings):
     """A copy of a tiny model with other or more string metadata."""
-    reader = gguf.GGUFReader(source)
-    architecture = reader.get_field("general.architecture").contents()
-    writer = gguf.GGUFWriter(target, architecture)
     strings = {key.replace("__", "."): value for key, value in strings.items()}
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        if field.name not in strings:
-            sub_type = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
-    for key, value in strings.items():
-        writer.add_string(key, value)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
+    return gguf_files.copy(source, target, strings=strings)
 
 
 def test_profile_gives_an_embedder_its_prompts(tiny, tmp_path):

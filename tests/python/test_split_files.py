@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gguf
+import gguf_files
 import numpy as np
 import pytest
 from ggembed import Embedder, EmbedError, ModelFileError
@@ -13,21 +13,7 @@ TEXTS = ["one text", "and another"]
 @pytest.fixture
 def split(tiny, tmp_path):
     """The files of a model that is cut into pieces of ten tensors, first file first."""
-    reader = gguf.GGUFReader(tiny("bert-mean"))
-    writer = gguf.GGUFWriter(tmp_path / "split.gguf", "bert", split_max_tensors=10)
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        if field.types[0] == gguf.GGUFValueType.ARRAY:
-            writer.add_array(field.name, field.contents())
-        else:
-            writer.add_key_value(field.name, field.contents(), field.types[0])
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    gguf_files.copy(tiny("bert-mean"), tmp_path / "split.gguf", split_tensors=10)
     files = sorted(tmp_path.glob("split-*.gguf"))
     assert len(files) >= 3
     return files
