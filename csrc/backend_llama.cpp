@@ -7,12 +7,15 @@
 #include "backend.h"
 
 #include "log.h"
+#include "unicode.h"
+#include "wordpiece.h"
 
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
 #include <gguf.h>
 #include <llama.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -20,6 +23,7 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 
 namespace gge {
@@ -310,6 +314,13 @@ gge_pooling read_pooling(const std::string &value) {
     throw Error(GGE_E_FORMAT, "the file's pooling type is " + value + ", known are 0 to 4");
 }
 
+// The pre-tokenizers whose models have the normaliser NFC in their tokenizer.json, which GGUF does not record: Qwen2, 2.5
+// and 3, Qwen3.5, DeepSeek-R1's distillates of Qwen, ModernBERT.
+bool has_nfc(const std::string &pre) {
+    static const std::array<const char *, 4> known = {"qwen2", "qwen35", "deepseek-r1-qwen", "modern-bert"};
+    return std::find(known.begin(), known.end(), pre) != known.end();
+}
+
 class LlamaModel final : public BackendModel {
 public:
     LlamaModel(const std::string &path, std::unique_ptr<llama_model, FreeModel> model) : model_(std::move(model)) {
@@ -317,6 +328,7 @@ public:
         read_metadata();
         check_shape_keys();
         read_vocabulary();
+        read_word_piece();
         read_shape();
         try_out();
     }
@@ -326,6 +338,29 @@ public:
 
     void tokenize(std::string_view text, bool add_special, bool parse_special,
                   std::vector<int32_t> &ids) const override {
+        if (word_piece_ && !add_special && !parse_special) {
+            word_piece_->tokenize(text, ids);
+        } else if (wants_nfc_ && !is_nfc(text)) {
+            tokenize_upstream(to_nfc(text), add_special, parse_special, ids);
+        } else {
+            tokenize_upstream(text, add_special, parse_special, ids);
+        }
+    }
+
+    std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
+        return std::make_unique<LlamaSession>(model_.get(), options);
+    }
+
+private:
+    const llama_vocab *vocab() const { return llama_model_get_vocab(model_.get()); }
+
+    void tokenize_upstream(std::string_view text, bool add_special, bool parse_special,
+                           std::vector<int32_t> &ids) const {
+        if (text.size() > INT32_MAX) { // normalisation can lengthen it
+            throw Error(GGE_E_INVALID, "a text has " + std::to_string(text.size()) +
+                                           " bytes once normalised, at most " + std::to_string(INT32_MAX) +
+                                           " are possible");
+        }
         // A token stands for at least one byte, but for the special ones and the space that some vocabularies put in
         // front; normalisation can lengthen a text, so upstream's own count decides.
         const size_t begin = ids.size();
@@ -352,13 +387,6 @@ public:
         }
         ids.resize(begin + static_cast<size_t>(n));
     }
-
-    std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
-        return std::make_unique<LlamaSession>(model_.get(), options);
-    }
-
-private:
-    const llama_vocab *vocab() const { return llama_model_get_vocab(model_.get()); }
 
     // Calls one of upstream's functions that write a string of unknown length.
     template <typename Get> static std::string read_string(Get get) {
@@ -423,6 +451,40 @@ private:
         if (facts_.n_vocab < 1) {
             throw Error(GGE_E_FORMAT, "the file has no vocabulary");
         }
+        wants_nfc_ = llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_BPE && has_nfc(meta("tokenizer.ggml.pre"));
+    }
+
+    int32_t find_unknown_token() const {
+        const std::string &value = meta("tokenizer.ggml.unknown_token_id");
+        const long long id = std::strtoll(value.c_str(), nullptr, 10);
+        if (!value.empty() && id >= 0 && id < facts_.n_vocab) {
+            return static_cast<int32_t>(id);
+        }
+        for (int32_t i = 0; i < facts_.n_vocab; ++i) {
+            if (std::string_view(llama_vocab_get_text(vocab(), i)) == "[UNK]") {
+                return i;
+            }
+        }
+        throw Error(GGE_E_FORMAT, "the WordPiece vocabulary has no unknown token");
+    }
+
+    void read_word_piece() {
+        if (llama_vocab_type(vocab()) != LLAMA_VOCAB_TYPE_WPM) {
+            return;
+        }
+        std::vector<std::string_view> tokens;
+        tokens.reserve(static_cast<size_t>(facts_.n_vocab));
+        for (int32_t i = 0; i < facts_.n_vocab; ++i) {
+            const bool special =
+                (llama_vocab_get_attr(vocab(), i) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN)) != 0;
+            tokens.emplace_back(special ? "" : llama_vocab_get_text(vocab(), i));
+        }
+        // upstream's keys and defaults
+        WordPieceOptions options;
+        options.lowercase = meta("tokenizer.ggml.normalizer.lowercase") != "false";
+        const std::string &strip = meta("tokenizer.ggml.normalizer.strip_accents");
+        options.strip_accents = strip.empty() ? options.lowercase : strip != "false";
+        word_piece_.emplace(tokens, find_unknown_token(), options);
     }
 
     void read_shape() {
@@ -467,6 +529,8 @@ private:
 
     std::unique_ptr<llama_model, FreeModel> model_;
     ModelFacts facts_;
+    std::optional<WordPiece> word_piece_;
+    bool wants_nfc_ = false;
 };
 
 // ---------------------------------------------------------------- loading
@@ -496,8 +560,9 @@ struct FreeGguf {
     void operator()(gguf_context *p) const noexcept { gguf_free(p); }
 };
 
-// Upstream multiplies with whatever type a weight has, and some types have no such function.
-void check_tensor_types(const std::string &path) {
+// Upstream multiplies with whatever type a weight has, and some types have no such function. Some of its tokenizers
+// recurse once per byte of a token.
+void check_contents(const std::string &path) {
     const ErrorLines lines;
     gguf_init_params params{};
     params.no_alloc = true;
@@ -510,6 +575,17 @@ void check_tensor_types(const std::string &path) {
         if (!ggml_is_quantized(type) && type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_BF16) {
             throw Error(GGE_E_FORMAT, path + ": tensor " + gguf_get_tensor_name(file.get(), i) + " has type " +
                                           ggml_type_name(type) + ", which is not one of weights");
+        }
+    }
+    constexpr size_t max_token_bytes = 16384;
+    const int64_t key = gguf_find_key(file.get(), "tokenizer.ggml.tokens");
+    const bool has_tokens = key >= 0 && gguf_get_kv_type(file.get(), key) == GGUF_TYPE_ARRAY &&
+                            gguf_get_arr_type(file.get(), key) == GGUF_TYPE_STRING;
+    for (size_t i = 0; has_tokens && i < gguf_get_arr_n(file.get(), key); ++i) {
+        const size_t n_bytes = std::strlen(gguf_get_arr_str(file.get(), key, i));
+        if (n_bytes > max_token_bytes) {
+            throw Error(GGE_E_FORMAT, path + ": token " + std::to_string(i) + " has " + std::to_string(n_bytes) +
+                                          " bytes, at most " + std::to_string(max_token_bytes) + " are possible");
         }
     }
 }
@@ -530,7 +606,7 @@ int64_t check_file(const std::string &path) {
     if (file.gcount() != 4 || std::string_view(magic.data(), 4) != "GGUF") {
         throw Error(GGE_E_FORMAT, path + " is not a GGUF file");
     }
-    check_tensor_types(path);
+    check_contents(path);
     const auto size = std::filesystem::file_size(path, ec);
     return ec ? 0 : static_cast<int64_t>(size);
 }

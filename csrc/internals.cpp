@@ -3,6 +3,8 @@
 #include "rows.h"
 #include "texts.h"
 #include "threads.h"
+#include "unicode.h"
+#include "wordpiece.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -60,6 +62,33 @@ py::object find_invalid_utf8(const py::bytes &bytes) {
     return at == std::string_view::npos ? py::none() : py::object(py::int_(at));
 }
 
+std::string text_of(const gge::CodePoints &points) {
+    std::string s;
+    for (const char32_t c : points) {
+        gge::append_utf8(s, c);
+    }
+    return s;
+}
+
+// (removed, space, chinese, punctuation, without accents, in lower case)
+auto bert_facts(uint32_t code) {
+    const auto c = static_cast<char32_t>(code);
+    return std::make_tuple(gge::is_bert_removed(c), gge::is_bert_space(c), gge::is_bert_chinese(c),
+                           gge::is_bert_punctuation(c), text_of(gge::bert_strip_accents(c)),
+                           text_of(gge::bert_lower(c)));
+}
+
+// Texts -> ids. tokens: as GGUF stores them.
+auto word_piece(const std::vector<std::string> &tokens, int32_t unknown, bool lowercase, bool strip_accents,
+                const std::vector<std::string> &texts) {
+    const gge::WordPiece pieces({tokens.begin(), tokens.end()}, unknown, {lowercase, strip_accents});
+    std::vector<std::vector<int32_t>> ids(texts.size());
+    for (size_t i = 0; i < texts.size(); ++i) {
+        pieces.tokenize(texts[i], ids[i]);
+    }
+    return ids;
+}
+
 } // namespace
 
 PYBIND11_MODULE(_ggembed_internals, m) {
@@ -70,6 +99,12 @@ PYBIND11_MODULE(_ggembed_internals, m) {
     m.def("find_invalid_utf8", &find_invalid_utf8, py::arg("bytes"));
     m.def("default_n_threads", &gge::default_n_threads);
     m.def("parse_cpu_max", &gge::parse_cpu_max, py::arg("line"));
+    m.def("nfc", &gge::to_nfc, py::arg("text"));
+    m.def("is_nfc", &gge::is_nfc, py::arg("text"));
+    m.def("bert_facts", &bert_facts, py::arg("code"));
+    m.def("word_piece", &word_piece, py::arg("tokens"), py::arg("unknown"), py::arg("lowercase"),
+          py::arg("strip_accents"), py::arg("texts"));
+    m.attr("UNICODE_VERSION") = gge::unicode_version();
     m.attr("POOLING_MEAN") = static_cast<int>(GGE_POOLING_MEAN);
     m.attr("POOLING_CLS") = static_cast<int>(GGE_POOLING_CLS);
     m.attr("POOLING_LAST") = static_cast<int>(GGE_POOLING_LAST);
