@@ -26,6 +26,7 @@ TINY_PARITY = (
     "qwen3-last",
     "qwen2vl-mean",
     "qwen2-bidirectional-mean",
+    "lfm2-mean",
     "llama-last",
     "llama-embed-mean",
     "gemma3-last",

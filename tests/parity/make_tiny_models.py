@@ -283,6 +283,27 @@ def _qwen2(name: str, arch: str, extra: dict[str, object]) -> TinyModel:
     return TinyModel(name, arch, _with_pooling(keys, POOLING_MEAN), m.tensors, vocab)
 
 
+def _lfm2(name: str) -> TinyModel:
+    """A hybrid: the first layer keeps a convolution state per sequence, the second attends."""
+    m, vocab, shape = _Maker(name), tiny_vocab.qwen(), _SQUARE
+    _decoder(m, shape, len(vocab.tokens), qk_norm=True)
+    m.tensors["token_embd_norm.weight"] = m.tensors.pop("output_norm.weight")
+    for part in ("attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm"):
+        del m.tensors[f"blk.0.{part}.weight"]
+    m.linear("blk.0.shortconv.conv", shape.n_embd, 3)
+    m.linear("blk.0.shortconv.in_proj", 3 * shape.n_embd, shape.n_embd)
+    m.linear("blk.0.shortconv.out_proj", shape.n_embd, shape.n_embd)
+    keys = {
+        **shape.keys(),
+        "attention.head_count_kv": [0, shape.n_head_kv],
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 1000000.0,
+        "shortconv.l_cache": 3,
+        "vocab_size": len(vocab.tokens),
+    }
+    return TinyModel(name, "lfm2", _with_pooling(keys, POOLING_MEAN), m.tensors, vocab)
+
+
 def _llama(name: str, arch: str, pooling: int, extra: dict[str, object]) -> TinyModel:
     m, vocab = _Maker(name), tiny_vocab.sentencepiece(add_bos=True, add_eos=False)
     _decoder(m, _SQUARE, len(vocab.tokens))
@@ -367,6 +388,7 @@ _MODELS: dict[str, Callable[[str], TinyModel]] = {
     "qwen3-wide-last": lambda n: _qwen3(n, POOLING_LAST, _WIDE),
     "qwen2vl-mean": lambda n: _qwen2(n, "qwen2vl", {"rope.dimension_sections": [2, 3, 3, 0]}),
     "qwen2-bidirectional-mean": lambda n: _qwen2(n, "qwen2", {"attention.causal": False}),
+    "lfm2-mean": _lfm2,
     "llama-last": lambda n: _llama(n, "llama", POOLING_LAST, {}),
     "llama-embed-mean": lambda n: _llama(
         n, "llama-embed", POOLING_MEAN, {"attention.causal": False}

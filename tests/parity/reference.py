@@ -46,6 +46,22 @@ _LAYERS = {
 }
 _DECODER = {"token_embd": "embed_tokens", "output_norm": "norm"}
 
+_LFM2 = {"token_embd": "embed_tokens", "token_embd_norm": "embedding_norm"}
+_LFM2_LAYERS = {
+    **_LAYERS,
+    "attn_norm": "operator_norm",
+    "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_up": "feed_forward.w3",
+    "ffn_down": "feed_forward.w2",
+    "shortconv.conv": "conv.conv",
+    "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj",
+}
+
 _GEMMA_LAYERS = {
     **_LAYERS,
     "post_attention_norm": "post_attention_layernorm",
@@ -182,6 +198,25 @@ def _decoder_config(g: Gguf) -> dict[str, object]:
 def _qwen3(g: Gguf) -> nn.Module:
     model = transformers.Qwen3Model(transformers.Qwen3Config(**_decoder_config(g)))
     return _load(model, g.renamed(_DECODER, _LAYERS, "layers."))
+
+
+def _lfm2(g: Gguf) -> nn.Module:
+    n_kv = list(g["attention.head_count_kv"])
+    config = {
+        **_common(g),
+        "num_key_value_heads": max(n_kv),
+        "norm_eps": g["attention.layer_norm_rms_epsilon"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": g["rope.freq_base"]},
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "conv_L_cache": g["shortconv.l_cache"],
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["full_attention" if n else "conv" for n in n_kv],
+    }
+    state = g.renamed(_LFM2, _LFM2_LAYERS, "layers.")
+    for name in [n for n in state if n.endswith("conv.conv.weight")]:
+        state[name] = state[name][:, None]
+    return _load(transformers.Lfm2Model(transformers.Lfm2Config(**config)), state)
 
 
 def _qwen2(g: Gguf) -> nn.Module:
@@ -381,6 +416,7 @@ _BUILDERS: dict[str, Callable[[Gguf], nn.Module]] = {
     "qwen3": _qwen3,
     "qwen2": _qwen2,
     "qwen2vl": _qwen2vl,
+    "lfm2": _lfm2,
     "llama": _llama,
     "llama-embed": _llama,
     "gemma3": _gemma,

@@ -20,7 +20,8 @@ LIMIT = 0.99999
 LIMIT_Q8_0 = 0.999
 BATCHES = (1, 2, 3, 5, 8, 17, 32, 64, 100, 173, 300)
 
-# With and without a cache, causal and bidirectional, sliding windows, ALiBi, relative positions.
+# With and without a cache, causal and bidirectional, sliding windows, ALiBi, relative positions,
+# a recurrent state.
 TINY = (
     "bert-mean",
     "bert-cls",
@@ -35,6 +36,7 @@ TINY = (
     "qwen2vl-mean",
     "gemma3-last",
     "llama-last",
+    "lfm2-mean",
 )
 
 
