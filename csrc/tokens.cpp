@@ -1,5 +1,7 @@
 #include "tokens.h"
 
+#include <algorithm>
+
 namespace gge {
 namespace {
 
@@ -93,27 +95,30 @@ Tokens take_ids(std::shared_ptr<const Model> model, const int32_t *ids, const in
     check_offsets(offsets, n_texts);
     const int64_t begin = offsets[0];
     const int64_t end = offsets[n_texts];
-    if (ids == nullptr && end > begin) {
-        throw Error(GGE_E_INVALID, "ids is NULL, but offsets reach " + std::to_string(end));
-    }
-    const int32_t n_vocab = model->facts().n_vocab;
-    for (int64_t i = 0; i < n_texts; ++i) {
-        for (int64_t k = offsets[i]; k < offsets[i + 1]; ++k) {
-            if (ids[k] < 0 || ids[k] >= n_vocab) {
-                throw Error(GGE_E_INVALID,
-                            "text " + std::to_string(i) + " has token id " + std::to_string(ids[k]) +
-                                ", the vocabulary has " + std::to_string(n_vocab) + " tokens",
-                            i);
-            }
-        }
-    }
     Tokens tokens;
-    tokens.ids.assign(ids + begin, ids + end);
+    if (end > begin) {
+        if (ids == nullptr) {
+            throw Error(GGE_E_INVALID, "ids is NULL, but offsets reach " + std::to_string(end));
+        }
+        tokens.ids.assign(ids + begin, ids + end);
+    }
     tokens.offsets.reserve(static_cast<size_t>(n_texts) + 1);
     for (int64_t i = 0; i <= n_texts; ++i) {
         tokens.offsets.push_back(offsets[i] - begin);
     }
     tokens.status.assign(static_cast<size_t>(n_texts), GGE_OK);
+
+    const int32_t n_vocab = model->facts().n_vocab;
+    const auto bad =
+        std::find_if(tokens.ids.begin(), tokens.ids.end(), [&](int32_t id) { return id < 0 || id >= n_vocab; });
+    if (bad != tokens.ids.end()) {
+        const auto after = std::upper_bound(tokens.offsets.begin(), tokens.offsets.end(), bad - tokens.ids.begin());
+        const int64_t i = after - tokens.offsets.begin() - 1;
+        throw Error(GGE_E_INVALID,
+                    "text " + std::to_string(i) + " has token id " + std::to_string(*bad) + ", the vocabulary has " +
+                        std::to_string(n_vocab) + " tokens",
+                    i);
+    }
     tokens.model = std::move(model);
     return tokens;
 }

@@ -115,6 +115,8 @@ TEST(ids_outside_the_vocabulary_are_refused) {
     CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, take_ids(model, high, offsets, 1)), "256"));
     CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, take_ids(model, low, offsets, 1)), "-1"));
     CHECK_THROWS(GGE_E_INVALID, take_ids(model, nullptr, offsets, 1));
+    const int64_t with_empty[] = {0, 1, 1, 2};
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, take_ids(model, high, with_empty, 3)), "text 2"));
 }
 
 TEST(abort_is_asked_between_texts) {
