@@ -3,6 +3,7 @@
 
 #include "error.h"
 
+#include <atomic>
 #include <cstdio>
 #include <functional>
 #include <sstream>
@@ -20,13 +21,13 @@ inline std::vector<Test> &tests() {
     return list;
 }
 
-inline int &n_failed() {
-    static int n = 0;
+inline std::atomic<int> &n_failed() { // checks may run on several threads
+    static std::atomic<int> n{0};
     return n;
 }
 
-inline int &n_checks() {
-    static int n = 0;
+inline std::atomic<int> &n_checks() {
+    static std::atomic<int> n{0};
     return n;
 }
 
@@ -84,7 +85,7 @@ inline int run_all() {
         }
         std::printf("%s %s\n", n_failed() == before ? "ok    " : "FAILED", test.name);
     }
-    std::printf("%zu tests, %d checks, %d failed\n", tests().size(), n_checks(), n_failed());
+    std::printf("%zu tests, %d checks, %d failed\n", tests().size(), n_checks().load(), n_failed().load());
     return n_failed() == 0 && n_checks() > 0 ? 0 : 1;
 }
 
