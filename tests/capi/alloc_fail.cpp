@@ -67,8 +67,11 @@ void operator delete(void *p, std::size_t) noexcept {
 // llama.cpp leaks what it holds when an allocation fails half-way; our own code must not.
 extern "C" const char *__lsan_default_suppressions();
 extern "C" const char *__lsan_default_suppressions() {
-    return "leak:gguf_init_from_file\nleak:llama_model_load_from_file\nleak:llama_init_from_model\nleak:llama_"
-           "decode\nleak:llama_encode\n";
+    return "leak:gguf_init_from_file\n"
+           "leak:llama_model_load_from_file\n"
+           "leak:llama_init_from_model\n"
+           "leak:llama_decode\n"
+           "leak:llama_encode\n";
 }
 
 int main() {
