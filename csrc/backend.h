@@ -5,6 +5,7 @@
 #include "cutting.h"
 #include "options.h"
 
+#include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -37,6 +38,8 @@ struct ModelFacts {
     bool has_cache = true;
     bool has_state = false; // recurrent or hybrid: memory grows with the number of sequences
     bool has_tokenizer = true;
+    bool has_mrope = false;       // positions of media have three parts
+    std::string cannot_take_rows; // why the model cannot compute with rows in place of ids, as a sentence
     int32_t n_embd = 0;
     int32_t n_layer = 0;
     int32_t n_ctx_train = 0;
@@ -56,6 +59,64 @@ struct ModelFacts {
     int64_t file_bytes = 0;
 };
 
+// What a projector file says of its encoder: a tower that turns images or sound into rows of the text model.
+struct TowerFacts {
+    gge_modality modality = GGE_MODALITY_VISION;
+    std::string path;
+    std::string projector; // clip.projector_type
+    std::string name;
+    int32_t n_embd = 0; // width of its rows, that of the text model
+    int32_t n_layer = 0;
+    // vision
+    int32_t patch_size = 0;
+    int32_t merge_size = 0; // a row stands for merge_size x merge_size patches
+    std::array<float, 3> image_mean{};
+    std::array<float, 3> image_std{};
+    int64_t min_pixels = 0; // of an image
+    int64_t max_pixels = 0;
+    int64_t video_min_pixels = 0; // width x height x frames
+    int64_t video_max_pixels = 0;
+    // audio
+    int32_t n_mel_bins = 0;
+    int32_t n_window = 0;
+
+    int64_t n_params = 0;
+    int64_t tensor_bytes = 0;
+    int64_t file_bytes = 0;
+};
+
+// One medium as a tower takes it: an image, a pair of frames, or a sound.
+struct TowerInput {
+    int64_t n_rows = 0;      // that the tower makes of it
+    int32_t grid_width = 0;  // vision: patches
+    int32_t grid_height = 0; // vision: patches
+    int64_t n_frames = 0;    // audio: mel frames
+    // vision: [grid_height * grid_width, 2 * 3 * patch_size * patch_size]; a patch is (frame, channel, y, x), the
+    // patches of a row stand together: (row of cells, cell, patch row in the cell, patch column in the cell)
+    // audio: [n_mel_bins, n_frames]
+    const float *values = nullptr;
+};
+
+// Compute state of a tower. Used by one thread at a time.
+class TowerSession {
+public:
+    virtual ~TowerSession() = default;
+
+    // Returns the rows of all inputs, one input after the other: [sum of n_rows, n_embd], valid until the next call.
+    // An input's rows do not depend on the others. Stops early with GGE_E_ABORTED when abort becomes true.
+    virtual const float *compute(const std::vector<TowerInput> &inputs, const std::atomic<bool> &abort) = 0;
+
+    virtual gge_memory memory() const = 0;
+};
+
+// Weights of a tower; immutable, for any number of threads.
+class BackendTower {
+public:
+    virtual ~BackendTower() = default;
+    virtual const TowerFacts &facts() const noexcept = 0;
+    virtual std::unique_ptr<TowerSession> open(int32_t n_threads) const = 0;
+};
+
 struct SessionOptions {
     int64_t n_ctx = 0;    // positions that one sequence may have, and cells of the cache
     int64_t n_ubatch = 0; // tokens per compute()
@@ -69,8 +130,14 @@ struct SessionOptions {
 // The tokens of one micro-batch, sequence after sequence. All vectors have the same size.
 struct TokenBatch {
     std::vector<int32_t> ids;
-    std::vector<int32_t> positions; // from 0 in each sequence
+    std::vector<int32_t> positions; // not decreasing in each sequence; from 0, one for each token, but for M-RoPE
     std::vector<int32_t> sequences; // 0..k-1
+
+    // Only for a batch with media in it: what the model computes with in place of the ids: [n_tokens, n_embd], and
+    // with ModelFacts.has_mrope the place of each token in its image (for text, the position again).
+    std::vector<float> rows;
+    std::vector<int32_t> heights;
+    std::vector<int32_t> widths;
 };
 
 // Compute state. Used by one thread at a time.
@@ -110,6 +177,12 @@ public:
 
     // Where texts can be cut that are tokenised without special tokens around them; NULL if nothing is known.
     virtual const Seams *seams(bool parse_special) const = 0;
+
+    // The rows that the model itself computes with for ids: [n, n_embd].
+    virtual void token_rows(const int32_t *ids, size_t n, float *rows) const = 0;
+
+    // The encoders that were loaded with the model, vision first.
+    virtual const std::vector<std::unique_ptr<BackendTower>> &towers() const noexcept = 0;
 
     virtual std::unique_ptr<BackendSession> open(const SessionOptions &options) const = 0;
 };

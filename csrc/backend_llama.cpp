@@ -7,6 +7,7 @@
 #include "backend_llama.h"
 
 #include "backend_llama_seams.h"
+#include "backend_llama_towers.h"
 #include "unicode.h"
 #include "wordpiece.h"
 
@@ -455,6 +456,16 @@ public:
         return lazy.seams.get();
     }
 
+    void token_rows(const int32_t *, size_t, float *) const override {
+        throw Error(GGE_E_UNSUPPORTED, "rows of tokens are not built yet");
+    }
+
+    const std::vector<std::unique_ptr<BackendTower>> &towers() const noexcept override { return towers_; }
+
+    void load(const std::vector<std::string> &mmproj, const Device &device, bool mmap) {
+        towers_ = load_towers(mmproj, device, mmap, facts_.n_embd);
+    }
+
     std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
         return std::make_unique<LlamaSession>(model_.get(), adapters_, options);
     }
@@ -683,6 +694,7 @@ private:
 
     ModelPtr model_;
     std::vector<Adapter> adapters_; // freed with the model
+    std::vector<std::unique_ptr<BackendTower>> towers_;
     ModelFacts facts_;
     std::optional<WordPiece> word_piece_;
     bool wants_nfc_ = false;
@@ -800,6 +812,7 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
     } catch (const std::runtime_error &e) {
         throw Error(GGE_E_FORMAT, path + ": " + e.what());
     }
+    loaded->load(options.mmproj, device, options.mmap); // its errors name the projector file
     loaded->facts().n_gpu_layers = opened.n_gpu_layers;
     loaded->facts().file_bytes = opened.files.bytes;
     return loaded;

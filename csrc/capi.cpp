@@ -3,10 +3,15 @@
 #include "engine.h"
 #include "log.h"
 #include "pairs.h"
+#include "parts.h"
 #include "version.h"
 
 struct gge_model {
     std::shared_ptr<const gge::Model> model;
+};
+
+struct gge_media {
+    std::shared_ptr<gge::Media> media;
 };
 
 struct gge_tokens {
@@ -33,6 +38,25 @@ const std::pair<std::string, std::string> *meta_entry(const gge_model *model, in
         return nullptr;
     }
     return &model->model->facts().metadata[static_cast<size_t>(i)];
+}
+
+gge::InputPart read_part(const gge_part &part, int64_t i) {
+    const std::string name = "part " + std::to_string(i);
+    if (part.kind == GGE_PART_MEDIA) {
+        const auto &media = need(part.media, (name + "'s media").c_str()).media;
+        if (!media->complete()) {
+            throw gge::Error(GGE_E_INVALID, name + " is a video that lacks frames");
+        }
+        return {part.kind, {}, media};
+    }
+    if (part.kind != GGE_PART_TEXT && part.kind != GGE_PART_TEMPLATE) {
+        throw gge::Error(GGE_E_INVALID, name + " is of kind " + std::to_string(part.kind) + ", known are 1 to 3");
+    }
+    if (part.n_bytes < 0 || (part.text == nullptr && part.n_bytes > 0)) {
+        throw gge::Error(GGE_E_INVALID, name + " has " + std::to_string(part.n_bytes) + " bytes of text" +
+                                            (part.text == nullptr ? ", but text is NULL" : ""));
+    }
+    return {part.kind, {reinterpret_cast<const char *>(part.text), static_cast<size_t>(part.n_bytes)}, nullptr};
 }
 
 } // namespace
@@ -104,6 +128,14 @@ gge_status gge_model_get_info(const gge_model *model, gge_model_info *out, gge_e
     return gge::guard(err, [&] { gge::write_struct(out, need(model, "model").model->info()); });
 }
 
+int32_t gge_model_n_towers(const gge_model *model) {
+    return model == nullptr ? 0 : static_cast<int32_t>(model->model->backend().towers().size());
+}
+
+gge_status gge_model_get_tower(const gge_model *model, int32_t i, gge_tower_info *out, gge_error *err) {
+    return gge::guard(err, [&] { gge::write_struct(out, need(model, "model").model->tower_info(i)); });
+}
+
 int32_t gge_model_meta_count(const gge_model *model) {
     return model == nullptr ? 0 : static_cast<int32_t>(model->model->facts().metadata.size());
 }
@@ -136,6 +168,76 @@ gge_status gge_tokenize_pairs(const gge_model *model, const uint8_t *bytes, cons
         }
         const gge::Texts texts(bytes, offsets, 2 * n_pairs);
         *out = new gge_tokens{gge::tokenize_pairs(need(model, "model").model, texts, gge::read_options(opts))};
+    });
+}
+
+gge_status gge_media_image(const gge_model *model, const uint8_t *pixels, int32_t width, int32_t height,
+                           int64_t row_bytes, const gge_media_options *opts, gge_media **out, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(out, "out") = nullptr;
+        const gge::Pixels image{pixels, width, height, row_bytes};
+        *out = new gge_media{gge::Media::image(*need(model, "model").model, image, gge::read_options(opts))};
+    });
+}
+
+gge_status gge_media_video(const gge_model *model, int32_t n_frames, int32_t width, int32_t height,
+                           const double *seconds, const gge_media_options *opts, gge_media **out, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(out, "out") = nullptr;
+        *out = new gge_media{
+            gge::Media::video(*need(model, "model").model, n_frames, width, height, seconds, gge::read_options(opts))};
+    });
+}
+
+gge_status gge_media_add_frame(gge_media *media, const uint8_t *pixels, int64_t row_bytes, gge_error *err) {
+    return gge::guard(err, [&] { need(media, "media").media->add_frame({pixels, 0, 0, row_bytes}); });
+}
+
+gge_status gge_media_audio(const gge_model *model, const float *samples, int64_t n_samples,
+                           const gge_media_options *opts, gge_media **out, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(out, "out") = nullptr;
+        *out =
+            new gge_media{gge::Media::audio(*need(model, "model").model, samples, n_samples, gge::read_options(opts))};
+    });
+}
+
+int64_t gge_media_n_rows(const gge_media *media) {
+    return media == nullptr ? 0 : media->media->n_rows();
+}
+
+void gge_media_shape(const gge_media *media, int32_t *width, int32_t *height, int64_t *n_frames) {
+    const auto put = [](auto *to, auto value) {
+        if (to != nullptr) {
+            *to = value;
+        }
+    };
+    put(width, media == nullptr ? 0 : media->media->width());
+    put(height, media == nullptr ? 0 : media->media->height());
+    put(n_frames, media == nullptr ? 0 : media->media->n_frames());
+}
+
+void gge_media_free(gge_media *media) {
+    delete media;
+}
+
+gge_status gge_tokenize_parts(const gge_model *model, const gge_part *parts, const int64_t *offsets, int64_t n_inputs,
+                              const gge_tokenize_options *opts, gge_tokens **out, gge_error *err) {
+    return gge::guard(err, [&] {
+        need(out, "out") = nullptr;
+        gge::check_offsets(offsets, n_inputs);
+        std::vector<gge::InputPart> read;
+        if (offsets[n_inputs] > offsets[0]) {
+            need(parts, "parts");
+        }
+        for (int64_t i = offsets[0]; i < offsets[n_inputs]; ++i) {
+            read.push_back(read_part(parts[i], i));
+        }
+        std::vector<int64_t> bounds(offsets, offsets + n_inputs + 1);
+        for (int64_t &bound : bounds) {
+            bound -= offsets[0];
+        }
+        *out = new gge_tokens{gge::tokenize_parts(need(model, "model").model, read, bounds, gge::read_options(opts))};
     });
 }
 

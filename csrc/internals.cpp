@@ -1,5 +1,6 @@
 // _ggembed_internals: the pure pieces for tests in Python, and a second copy of the whole C ABI whose models can be
 // made to fail. Built with GGEMBED_BUILD_TESTS, never installed.
+#include "internals.h"
 #include "cutting.h"
 #include "engine.h"
 #include "faulty_backend.h"
@@ -10,10 +11,6 @@
 #include "threads.h"
 #include "unicode.h"
 #include "wordpiece.h"
-
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <tuple>
 
@@ -207,6 +204,8 @@ PYBIND11_MODULE(_ggembed_internals, m) {
         .def("near_begin", &Vocabulary::near_begin, py::arg("tail"), py::arg("n_bytes"))
         .def("lead", &Vocabulary::lead, py::arg("rest"))
         .def("cut", &Vocabulary::cut, py::arg("prompt"), py::arg("text"), py::arg("n"), py::arg("from_start"));
+    bind_media(m);
+    bind_towers(m);
     m.attr("UNICODE_VERSION") = gge::unicode_version();
     m.attr("POOLING_MEAN") = static_cast<int>(GGE_POOLING_MEAN);
     m.attr("POOLING_CLS") = static_cast<int>(GGE_POOLING_CLS);

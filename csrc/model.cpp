@@ -92,4 +92,30 @@ gge_model_info Model::info() const {
     return info;
 }
 
+gge_tower_info Model::tower_info(int32_t i) const {
+    const auto &towers = backend_->towers();
+    if (i < 0 || static_cast<size_t>(i) >= towers.size()) {
+        throw Error(GGE_E_INVALID,
+                    "tower " + std::to_string(i) + " does not exist, there are " + std::to_string(towers.size()));
+    }
+    const TowerFacts &f = towers[static_cast<size_t>(i)]->facts();
+    gge_tower_info info{};
+    info.modality = f.modality;
+    info.n_layer = f.n_layer;
+    info.patch_size = f.patch_size;
+    info.merge_size = f.merge_size;
+    info.n_mel_bins = f.n_mel_bins;
+    info.n_window = f.n_window;
+    info.min_pixels = f.min_pixels;
+    info.max_pixels = f.max_pixels;
+    info.video_min_pixels = f.video_min_pixels;
+    info.video_max_pixels = f.video_max_pixels;
+    info.n_params = f.n_params;
+    info.tensor_bytes = f.tensor_bytes;
+    info.file_bytes = f.file_bytes;
+    copy_string(info.projector, f.projector);
+    copy_string(info.name, f.name);
+    return info;
+}
+
 } // namespace gge

@@ -30,6 +30,7 @@ public:
     const std::vector<int32_t> &suffix() const noexcept { return suffix_; }
 
     gge_model_info info() const;
+    gge_tower_info tower_info(int32_t i) const;
 
 private:
     void find_special_tokens();

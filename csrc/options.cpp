@@ -42,6 +42,18 @@ bool read_switch(const char *name, gge_switch value, bool fallback) {
     return value == GGE_SWITCH_DEFAULT ? fallback : value == GGE_ON;
 }
 
+std::vector<std::string> read_strings(const char *name, const char *const *strings, int32_t n) {
+    std::vector<std::string> read;
+    for (int32_t i = 0; i < n; ++i) {
+        if (strings == nullptr || strings[i] == nullptr) {
+            throw Error(GGE_E_INVALID,
+                        std::string(name) + " is NULL at " + std::to_string(i) + " of " + std::to_string(n));
+        }
+        read.emplace_back(strings[i]);
+    }
+    return read;
+}
+
 } // namespace
 
 LoadOptions read_options(const gge_model_options *opts) {
@@ -52,15 +64,22 @@ LoadOptions read_options(const gge_model_options *opts) {
     r.n_gpu_layers = o.n_gpu_layers;
     r.mmap = read_switch("mmap", o.mmap, true);
     check_range("n_adapters", o.n_adapters, 0, 1024);
-    for (int32_t i = 0; i < o.n_adapters; ++i) {
-        if (o.adapters == nullptr || o.adapters[i] == nullptr) {
-            throw Error(GGE_E_INVALID,
-                        "adapters is NULL at " + std::to_string(i) + " of " + std::to_string(o.n_adapters));
-        }
-        r.adapters.emplace_back(o.adapters[i]);
-    }
+    r.adapters = read_strings("adapters", o.adapters, o.n_adapters);
+    check_range("n_mmproj", o.n_mmproj, 0, 2);
+    r.mmproj = read_strings("mmproj", o.mmproj, o.n_mmproj);
     r.callbacks = {o.progress, o.abort, o.user_data};
     return r;
+}
+
+MediaOptions read_options(const gge_media_options *opts) {
+    const gge_media_options o = widen(opts, "gge_media_options");
+    check_range("min_pixels", o.min_pixels, 0, INT64_MAX);
+    check_range("max_pixels", o.max_pixels, 0, INT64_MAX);
+    if (o.max_pixels > 0 && o.min_pixels > o.max_pixels) {
+        throw Error(GGE_E_INVALID, "min_pixels is " + std::to_string(o.min_pixels) + ", max_pixels only " +
+                                       std::to_string(o.max_pixels));
+    }
+    return {o.min_pixels, o.max_pixels};
 }
 
 TokenizeOptions read_options(const gge_tokenize_options *opts) {
@@ -96,12 +115,14 @@ EngineOptions read_options(const gge_engine_options *opts) {
     check_range("n_ubatch", o.n_ubatch, 0, 1 << 20);
     check_range("n_seq_max", o.n_seq_max, 0, 256);
     check_range("n_threads", o.n_threads, 0, 512);
+    check_range("n_tower_batch", o.n_tower_batch, 0, 1 << 20);
     check_range("attention", o.attention, GGE_ATTENTION_DEFAULT, GGE_ATTENTION_BIDIRECTIONAL);
     EngineOptions r;
     r.n_ctx = o.n_ctx;
     r.n_ubatch = o.n_ubatch;
     r.n_seq_max = o.n_seq_max;
     r.n_threads = o.n_threads;
+    r.n_tower_batch = o.n_tower_batch;
     r.attention = o.attention == GGE_ATTENTION_CAUSAL          ? AttentionChoice::causal
                   : o.attention == GGE_ATTENTION_BIDIRECTIONAL ? AttentionChoice::bidirectional
                                                                : AttentionChoice::from_file;

@@ -40,7 +40,13 @@ struct LoadOptions {
     int32_t n_gpu_layers = 0;
     bool mmap = true;
     std::vector<std::string> adapters;
+    std::vector<std::string> mmproj;
     Callbacks callbacks;
+};
+
+struct MediaOptions {
+    int64_t min_pixels = 0; // 0 = the tower's
+    int64_t max_pixels = 0;
 };
 
 struct TokenizeOptions {
@@ -63,6 +69,7 @@ struct EngineOptions {
     int32_t n_threads = 0; // 0 = chosen by the engine
     AttentionChoice attention = AttentionChoice::from_file;
     FlashAttention flash_attention = FlashAttention::automatic;
+    int32_t n_tower_batch = 0; // 0 = chosen by the engine
 };
 
 struct EncodeOptions {
@@ -91,6 +98,7 @@ struct QuantizeOptions {
 };
 
 LoadOptions read_options(const gge_model_options *opts);
+MediaOptions read_options(const gge_media_options *opts);
 TokenizeOptions read_options(const gge_tokenize_options *opts);
 EngineOptions read_options(const gge_engine_options *opts);
 EncodeOptions read_options(const gge_encode_options *opts);

@@ -8,6 +8,29 @@
 
 namespace gge {
 
+class Media;
+
+// A unit of a medium, whose rows stand in place of tokens.
+struct MediaSpan {
+    int64_t begin = 0; // of its rows, counted like Tokens.ids
+    int64_t n_rows = 0;
+    std::shared_ptr<const Media> media;
+    size_t i_unit = 0;
+};
+
+// Which rows of an input are pooled, counted from the input's first.
+struct PooledRows {
+    int64_t begin = 0;
+    int64_t end = 0;
+};
+
+// The place of a token for M-RoPE.
+struct GridPosition {
+    int32_t t = 0;
+    int32_t height = 0;
+    int32_t width = 0;
+};
+
 // The tokens of a list of texts, flat. Immutable once made.
 struct Tokens {
     std::shared_ptr<const Model> model;
@@ -15,6 +38,10 @@ struct Tokens {
     std::vector<int64_t> offsets; // [n_texts + 1]
     std::vector<gge_status> status;
     std::map<int64_t, std::string> messages; // why, for those whose status is not GGE_OK
+
+    std::vector<MediaSpan> media;         // in the order of their rows; their ids are -1
+    std::vector<GridPosition> positions;  // [n_ids]; empty: 0, 1, 2, ... in each text
+    std::map<int64_t, PooledRows> pooled; // by text, for those of which not all rows are pooled
 
     int64_t n_texts() const noexcept { return static_cast<int64_t>(status.size()); }
     int64_t n_tokens(int64_t i) const noexcept {

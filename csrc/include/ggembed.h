@@ -1,5 +1,5 @@
 /*
- * ggembed.h - the C ABI of ggembed: text embeddings from GGUF models, in process.
+ * ggembed.h - the C ABI of ggembed: embeddings of text, images, audio and video from GGUF models, in process.
  *
  * This header is the manual of the library. Python's binding parses the text between the two cffi marker comments
  * as it stands, so that part holds plain C99 declarations and no macros.
@@ -8,8 +8,11 @@
  *
  *     gge_model_load -> gge_tokenize -> gge_encode        (an engine is made once: gge_engine_create)
  *
+ *     gge_media_* -> gge_tokenize_parts -> gge_encode     (inputs with images, audio or video in them)
+ *
  * Texts become tokens first, because only then is it known how many rows the caller must have room for. Everything is
- * computed on the engine's own worker thread; the caller of gge_encode waits.
+ * computed on the engine's own worker thread; the caller of gge_encode waits. Media come in decoded, as pixels and
+ * samples: this library reads no media files.
  *
  * Rules that hold for every function
  *
@@ -36,8 +39,8 @@
 #define GGE_VERSION_PATCH 0
 
 /* The ABI this header describes, and the oldest caller that a library built from it accepts. */
-#define GGE_ABI_VERSION 2
-#define GGE_ABI_OLDEST 2
+#define GGE_ABI_VERSION 3
+#define GGE_ABI_OLDEST 3
 
 #if defined(__GNUC__) && !defined(_WIN32)
 #pragma GCC visibility push(default)
@@ -160,12 +163,15 @@ typedef struct gge_model_options {
     const char *const *adapters; /* [n_adapters] GGUF files of LoRA adapters, loaded with the model; chosen per call by
                                     gge_encode_options.adapter. Borrowed during the call */
     int32_t n_adapters;
-    int32_t reserved;
+    int32_t n_mmproj;
+    const char *const *mmproj; /* [n_mmproj] GGUF files of projectors, which turn images or audio into rows of the
+                                  model: at most one for each modality; one file may hold both. Borrowed during the call */
 } gge_model_options;
 
 /*
  * Loads a GGUF file. A split model is named by its first file, "...-00001-of-0000n.gguf".
- * Adapters share the weights of the model; one that is made for another architecture or other shapes is GGE_E_FORMAT.
+ * Adapters share the weights of the model; one that is made for another architecture or other shapes is GGE_E_FORMAT,
+ * and so is a projector whose rows have another width than the model's, or a second one for the same modality.
  * Statuses: GGE_E_INVALID, _UNSUPPORTED (not an embedding model), _IO, _FORMAT, _MEMORY, _DEVICE, _ABORTED. Any thread.
  */
 gge_status gge_model_load(const char *path, const gge_model_options *opts, gge_model **out, gge_error *err);
@@ -225,6 +231,35 @@ typedef struct gge_model_info {
 /* Fills *out. Statuses: GGE_E_INVALID. Any thread. */
 gge_status gge_model_get_info(const gge_model *model, gge_model_info *out, gge_error *err);
 
+/* What a part of an input is made of. */
+typedef int32_t gge_modality;
+enum { GGE_MODALITY_TEXT = 1, GGE_MODALITY_VISION = 2, GGE_MODALITY_AUDIO = 3 };
+
+typedef struct gge_tower_info {
+    size_t struct_size;
+    gge_modality modality; /* VISION (images and video) or AUDIO */
+    int32_t n_layer;
+    int32_t patch_size; /* vision: pixels of a patch's side */
+    int32_t merge_size; /* vision: patches of a row's side; sides of images are multiples of patch_size x merge_size */
+    int32_t n_mel_bins; /* audio */
+    int32_t n_window;   /* audio: half the mel frames of a piece that is attended to by itself */
+    int64_t min_pixels; /* vision: limits of an image that gge_media_options leaves at 0 */
+    int64_t max_pixels;
+    int64_t video_min_pixels; /* and of a video, width x height x frames */
+    int64_t video_max_pixels;
+    int64_t n_params;
+    int64_t tensor_bytes;
+    int64_t file_bytes;
+    char projector[64]; /* the file's clip.projector_type: "qwen3vl_merger", ... */
+    char name[128];     /* general.name, may be empty */
+} gge_tower_info;
+
+/* Number of encoders for media that were loaded with the model, 0 to 2; vision comes first. */
+int32_t gge_model_n_towers(const gge_model *model);
+
+/* Fills *out for tower i of gge_model_n_towers(). Statuses: GGE_E_INVALID. Any thread. */
+gge_status gge_model_get_tower(const gge_model *model, int32_t i, gge_tower_info *out, gge_error *err);
+
 /*
  * The file's scalar metadata as strings, i from 0 to gge_model_meta_count() - 1. Arrays appear shortened, as
  * llama.cpp prints them. Pointers live as long as the model; NULL when i is out of range. Any thread.
@@ -232,6 +267,62 @@ gge_status gge_model_get_info(const gge_model *model, gge_model_info *out, gge_e
 int32_t gge_model_meta_count(const gge_model *model);
 const char *gge_model_meta_key(const gge_model *model, int32_t i);
 const char *gge_model_meta_value(const gge_model *model, int32_t i);
+
+/* ------------------------------------------------------------------ media */
+
+/* An image, a video or a sound, brought to the size that the model's encoder wants. Made by one thread; immutable and
+ * free to share between threads once it is complete. */
+typedef struct gge_media gge_media;
+
+typedef struct gge_media_options {
+    size_t struct_size;
+    int64_t min_pixels; /* an image is scaled up to at least that many pixels, a video (width x height x frames, the
+                           number of frames made even) too; 0 = gge_tower_info's */
+    int64_t max_pixels; /* and down to at most that many */
+} gge_media_options;
+
+/*
+ * Makes an image of 8-bit RGB pixels.
+ *   pixels: [height, row_bytes] bytes, of which the first 3 x width of each row are read; borrowed during the call
+ * Both sides are rounded to multiples of patch_size x merge_size within the limits, in double precision with ties to
+ * even, and the pixels resized to exactly that with Pillow's bicubic filter, bit for bit; nothing is padded.
+ * Statuses: GGE_E_INVALID (no pixels, or one side more than 200 times the other), _UNSUPPORTED (no vision tower),
+ * _MEMORY. Any thread.
+ */
+gge_status gge_media_image(const gge_model *model, const uint8_t *pixels, int32_t width, int32_t height,
+                           int64_t row_bytes, const gge_media_options *opts, gge_media **out, gge_error *err);
+
+/*
+ * Begins a video of n_frames frames of one size, which gge_media_add_frame fills. Two frames in succession make one
+ * pair, which the encoder sees by itself; an odd last one is paired with itself.
+ *   seconds: [n_frames] when each frame is shown, for models whose input names the times; NULL = 24 frames per second
+ * Sizes are chosen as for images, for the video as a whole. Statuses: as gge_media_image. Any thread.
+ */
+gge_status gge_media_video(const gge_model *model, int32_t n_frames, int32_t width, int32_t height,
+                           const double *seconds, const gge_media_options *opts, gge_media **out, gge_error *err);
+
+/* Appends a frame, whose pixels are as in gge_media_image. Statuses: GGE_E_INVALID (more frames than were announced),
+ * _MEMORY. */
+gge_status gge_media_add_frame(gge_media *media, const uint8_t *pixels, int64_t row_bytes, gge_error *err);
+
+/*
+ * Makes a sound.
+ *   samples: [n_samples] of one channel, 16 000 per second; borrowed during the call
+ * Samples that are not finite count as 0; if one is beyond -1 to 1, all are divided by the largest magnitude. 25 rows
+ * per second. Statuses: GGE_E_INVALID (less than 30 ms), _UNSUPPORTED (no audio tower), _MEMORY. Any thread.
+ */
+gge_status gge_media_audio(const gge_model *model, const float *samples, int64_t n_samples,
+                           const gge_media_options *opts, gge_media **out, gge_error *err);
+
+/* Rows that a medium takes in an input, without the tokens that stand around it. 0 for NULL. */
+int64_t gge_media_n_rows(const gge_media *media);
+
+/* What the encoder sees: width and height in pixels and the number of frames, or of mel frames (width and height 0).
+ * Any of the pointers may be NULL. */
+void gge_media_shape(const gge_media *media, int32_t *width, int32_t *height, int64_t *n_frames);
+
+/* Drops the handle. NULL is allowed; tokens that were made with it keep what they need. */
+void gge_media_free(gge_media *media);
 
 /* ------------------------------------------------------------------ tokens */
 
@@ -296,6 +387,36 @@ gge_status gge_tokenize(const gge_model *model, const uint8_t *bytes, const int6
 gge_status gge_tokenize_pairs(const gge_model *model, const uint8_t *bytes, const int64_t *offsets, int64_t n_pairs,
                               const gge_tokenize_options *opts, gge_tokens **out, gge_error *err);
 
+typedef int32_t gge_part_kind;
+enum {
+    GGE_PART_TEXT = 1,     /* text of the user, never read for special tokens */
+    GGE_PART_TEMPLATE = 2, /* text of the caller's own, read for special tokens */
+    GGE_PART_MEDIA = 3
+};
+
+/* A piece of an input. */
+typedef struct gge_part {
+    gge_part_kind kind;
+    int32_t reserved;
+    const uint8_t *text; /* UTF-8, borrowed during the call */
+    int64_t n_bytes;
+    const gge_media *media; /* must be complete */
+} gge_part;
+
+/*
+ * Tokenises inputs that may hold media: input i is the parts offsets[i] to offsets[i + 1], in the order in which the
+ * model sees them. parts: [offsets[n_inputs]], offsets: [n_inputs + 1].
+ * Texts that stand next to each other, the prompt included, are tokenised as one string. Around media come the tokens
+ * that the model's vocabulary has for them (<|vision_start|> and the like), before each pair of frames of a video the
+ * time, "<0.1 seconds>", if the vocabulary has such tokens. Ids of rows that media fill are -1 in gge_tokens_ids. An
+ * input of text alone becomes what gge_tokenize makes of it.
+ * max_tokens and overflow cut inputs without media; one with media that has more tokens is _TOO_LONG. The prompt stands
+ * in front of every input, but for those that begin with a text part that begins with it. parse_special is not used.
+ * Statuses: as gge_tokenize; GGE_E_UNSUPPORTED if the model takes no media of that kind. Any thread.
+ */
+gge_status gge_tokenize_parts(const gge_model *model, const gge_part *parts, const int64_t *offsets, int64_t n_inputs,
+                              const gge_tokenize_options *opts, gge_tokens **out, gge_error *err);
+
 /*
  * Takes token ids as they are: text i is ids[offsets[i] .. offsets[i + 1]), special tokens included. Copies both
  * arrays.
@@ -327,6 +448,8 @@ typedef struct gge_engine_options {
     int32_t n_threads;          /* CPU threads; 0 = the physical cores that the process may use */
     gge_attention attention;    /* override of the file's attention type */
     gge_switch flash_attention; /* default: llama.cpp decides */
+    int32_t n_tower_batch;      /* rows that a media encoder makes together; 0 = chosen. One medium with more rows is
+                                   encoded by itself */
 } gge_engine_options;
 
 /* Makes an engine. Statuses: GGE_E_INVALID, _UNSUPPORTED, _MEMORY, _DEVICE, _FORMAT. Any thread. */

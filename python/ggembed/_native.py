@@ -13,8 +13,8 @@ import re
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,14 @@ from .errors import (
 )
 from .projection import Projection
 
-ABI_VERSION = 2  # the GGE_ABI_VERSION that this module is written for
+ABI_VERSION = 3  # the GGE_ABI_VERSION that this module is written for
 __version__ = importlib.metadata.version("ggembed")
 LIBRARY_NAME = {"darwin": "libggembed.dylib", "win32": "ggembed.dll"}.get(
     sys.platform, "libggembed.so"
 )
 
 Progress = Callable[[int, int], object]
+Pixels = npt.NDArray[np.uint8]
 
 log = logging.getLogger("ggembed")
 log.addHandler(logging.NullHandler())  # else logging prints warnings to stderr by itself
@@ -197,6 +198,27 @@ class Library:
         alive.append(buffer)
         return buffer
 
+    def paths(self, files: Sequence[str], what: str, alive: list[Any]) -> Any:
+        """An array of C strings that lives as long as `alive`."""
+        chars = [self.ffi.new("char[]", c_string(os.fsencode(file), what)) for file in files]
+        pointers = self.ffi.new("char *[]", chars)
+        alive += [*chars, pointers]
+        return pointers
+
+    def parts(self, parts: Sequence[Part], alive: list[Any]) -> Any:
+        """An array of gge_part that lives as long as `alive`."""
+        array = self.ffi.new("gge_part[]", len(parts))
+        alive += [array, parts]
+        for part, (kind, content) in zip(array, parts, strict=True):
+            part.kind = getattr(self.lib, f"GGE_PART_{kind.upper()}")
+            if isinstance(content, Media):
+                part.media = content.pointer
+            else:
+                text = self.ffi.from_buffer("uint8_t[]", content)
+                part.text, part.n_bytes = text, len(content)
+                alive.append(text)
+        return array
+
     def floats(self, array: FloatArray, alive: list[Any]) -> Any:
         """A pointer to contiguous floats that lives as long as `alive`."""
         buffer = self.ffi.from_buffer("float[]", array)
@@ -282,6 +304,7 @@ class Model:
         device: str,
         n_gpu_layers: int,
         adapters: Sequence[str] = (),
+        mmproj: Sequence[str] = (),
         mmap: bool,
         progress: Progress | None,
     ) -> None:
@@ -293,10 +316,9 @@ class Model:
         opts.device = device_chars
         opts.n_gpu_layers = n_gpu_layers
         opts.mmap = lib.lib.GGE_ON if mmap else lib.lib.GGE_OFF
-        files = [ffi.new("char[]", c_string(os.fsencode(file), "adapter")) for file in adapters]
-        adapter_files = ffi.new("char *[]", files)
-        opts.adapters, opts.n_adapters = adapter_files, len(files)
-        alive = lib.arm(opts, call)
+        alive = [lib.arm(opts, call)]
+        opts.adapters, opts.n_adapters = lib.paths(adapters, "adapter", alive), len(adapters)
+        opts.mmproj, opts.n_mmproj = lib.paths(mmproj, "mmproj", alive), len(mmproj)
         out, err = ffi.new("gge_model **"), lib.error()
         status = lib.lib.gge_model_load(c_string(os.fsencode(path), "model"), opts, out, err)
         del alive
@@ -311,6 +333,17 @@ class Model:
         check(lib.lib.gge_model_get_info(self.pointer, info, err), err)
         return lib.fields(info)
 
+    def towers(self) -> list[dict[str, Any]]:
+        """Fields of gge_tower_info of each tower."""
+        lib = library()
+        towers = []
+        for i in range(lib.lib.gge_model_n_towers(self.pointer)):
+            info, err = lib.struct("gge_tower_info"), lib.error()
+            check(lib.lib.gge_model_get_tower(self.pointer, i, info, err), err)
+            fields = lib.fields(info)
+            towers.append({**fields, "modality": lib.name("GGE_MODALITY_", fields["modality"])})
+        return towers
+
     def metadata(self) -> dict[str, str]:
         """Scalar metadata of the file."""
         lib = library()
@@ -323,8 +356,81 @@ class Model:
         )
 
 
+class Media:
+    """Owner of a gge_media: an image, a video or a sound at the size that a model's tower wants."""
+
+    def __init__(
+        self,
+        model: Model,
+        make: str,
+        *args: Any,
+        min_pixels: int = 0,
+        max_pixels: int = 0,
+    ) -> None:
+        lib = library()
+        opts = lib.struct("gge_media_options")
+        opts.min_pixels, opts.max_pixels = min_pixels, max_pixels
+        out, err = lib.ffi.new("gge_media **"), lib.error()
+        status = getattr(lib.lib, make)(model.pointer, *args, opts, out, err)
+        if out[0]:
+            self.pointer = lib.owned(out[0], lib.lib.gge_media_free)
+        check(status, err)
+
+    @classmethod
+    def image(cls, model: Model, pixels: Pixels, **limits: int) -> Media:
+        """An image of 8-bit RGB pixels: (height, width, 3), contiguous."""
+        height, width, _ = pixels.shape
+        data = library().ffi.from_buffer("uint8_t[]", pixels)
+        return cls(model, "gge_media_image", data, width, height, 3 * width, **limits)
+
+    @classmethod
+    def video(
+        cls,
+        model: Model,
+        frames: Iterable[Pixels],
+        n_frames: int,
+        size: tuple[int, int],
+        seconds: npt.NDArray[np.float64] | None,
+        **limits: int,
+    ) -> Media:
+        """A video of n_frames frames of 8-bit RGB pixels, each (height, width, 3) and contiguous.
+
+        The frames are read one after the other; size: width and height of them.
+        """
+        lib = library()
+        times = lib.ffi.NULL if seconds is None else lib.ffi.from_buffer("double[]", seconds)
+        media = cls(model, "gge_media_video", n_frames, *size, times, **limits)
+        for frame in frames:
+            data, err = lib.ffi.from_buffer("uint8_t[]", frame), lib.error()
+            check(lib.lib.gge_media_add_frame(media.pointer, data, 3 * size[0], err), err)
+        return media
+
+    @classmethod
+    def audio(cls, model: Model, samples: FloatArray) -> Media:
+        """A sound of one channel, 16 000 samples per second: (n_samples,), contiguous."""
+        data = library().ffi.from_buffer("float[]", samples)
+        return cls(model, "gge_media_audio", data, len(samples))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it takes in an input."""
+        return int(library().lib.gge_media_n_rows(self.pointer))
+
+    def shape(self) -> tuple[int, int, int]:
+        """Width, height and number of frames that the tower sees."""
+        lib = library()
+        width, height = lib.ffi.new("int32_t *"), lib.ffi.new("int32_t *")
+        n_frames = lib.ffi.new("int64_t *")
+        lib.lib.gge_media_shape(self.pointer, width, height, n_frames)
+        return int(width[0]), int(height[0]), int(n_frames[0])
+
+
+# A piece of an input: text of the user, text of our own in which special tokens count, a medium.
+Part = tuple[Literal["text", "template"], bytes] | tuple[Literal["media"], Media]
+
+
 class Tokens:
-    """Owner of a gge_tokens: the token ids of a list of texts."""
+    """Owner of a gge_tokens: the token ids of a list of texts, or of inputs with media in them."""
 
     def __init__(
         self,
@@ -340,9 +446,12 @@ class Tokens:
         overflow: str = "error",
         want_original: bool = False,
         pairs: bool = False,
+        parts: Sequence[Part] | None = None,
         errors: dict[int, EmbedError] | None = None,
     ) -> None:
         """Tokenises texts, or with `pairs` each query with the document behind it.
+
+        With `parts`, `offsets` counts these, and there are no `texts`.
 
         With `errors` the call collects, and puts the exceptions of texts there.
         """
@@ -368,16 +477,13 @@ class Tokens:
             self.n_tokens_original = np.zeros(n_texts, np.int64)
             opts.n_tokens_original = lib.writable("int64_t[]", self.n_tokens_original, alive)
         out, err = ffi.new("gge_tokens **"), lib.error()
-        tokenize = lib.lib.gge_tokenize_pairs if pairs else lib.lib.gge_tokenize
-        status = tokenize(
-            model.pointer,
-            ffi.from_buffer("uint8_t[]", texts),
-            ffi.from_buffer("int64_t[]", offsets),
-            n_texts,
-            opts,
-            out,
-            err,
-        )
+        starts = ffi.from_buffer("int64_t[]", offsets)
+        if parts is not None:
+            tokenize, data = lib.lib.gge_tokenize_parts, lib.parts(parts, alive)
+        else:
+            tokenize = lib.lib.gge_tokenize_pairs if pairs else lib.lib.gge_tokenize
+            data = ffi.from_buffer("uint8_t[]", texts)
+        status = tokenize(model.pointer, data, starts, n_texts, opts, out, err)
         del alive
         if out[0]:
             self.pointer = lib.owned(out[0], lib.lib.gge_tokens_free)
@@ -569,7 +675,13 @@ def quantize_levels() -> list[str]:
 
 
 def estimate(
-    path: str, *, device: str, n_gpu_layers: int, adapters: Sequence[str], **numbers: int
+    path: str,
+    *,
+    device: str,
+    n_gpu_layers: int,
+    adapters: Sequence[str],
+    mmproj: Sequence[str] = (),
+    **numbers: int,
 ) -> dict[str, int]:
     """Fields of gge_memory: what a model and an engine would need."""
     lib = library()
@@ -578,11 +690,12 @@ def estimate(
     model, engine = lib.struct("gge_model_options"), lib.struct("gge_engine_options")
     device_chars = ffi.new("char[]", c_string(device, "device"))
     model.device, model.n_gpu_layers = device_chars, n_gpu_layers
-    files = [ffi.new("char[]", c_string(os.fsencode(file), "adapter")) for file in adapters]
-    adapter_files = ffi.new("char *[]", files)
-    model.adapters, model.n_adapters = adapter_files, len(files)
+    alive: list[Any] = []
+    model.adapters, model.n_adapters = lib.paths(adapters, "adapter", alive), len(adapters)
+    model.mmproj, model.n_mmproj = lib.paths(mmproj, "mmproj", alive), len(mmproj)
     for name, number in numbers.items():
         setattr(engine, name, number)
     out, err = lib.struct("gge_memory"), lib.error()
     check(lib.lib.gge_estimate(c_string(os.fsencode(path), "model"), model, engine, out, err), err)
+    del alive
     return {name: size for name, size in lib.fields(out).items() if name != "struct_size"}

@@ -61,6 +61,7 @@ def estimate(
     device: str = "auto",
     n_gpu_layers: int | None = None,
     adapters: Iterable[str | os.PathLike[str]] = (),
+    mmproj: Iterable[str | os.PathLike[str]] = (),
 ) -> MemoryEstimate:
     """Tells what memory an Embedder would need, without loading the weights.
 
@@ -77,6 +78,8 @@ def estimate(
         Most texts that go through the model together.
     adapters : iterable of path-like, optional
         GGUF files of LoRA adapters that are loaded with the model.
+    mmproj : iterable of path-like, optional
+        GGUF files of projectors for media that are loaded with the model.
 
     Returns
     -------
@@ -105,6 +108,7 @@ def estimate(
         device=device,
         n_gpu_layers=gpu_layers,
         adapters=[os.fspath(file) for file in adapters],
+        mmproj=[os.fspath(file) for file in mmproj],
         **numbers,
     )
     return MemoryEstimate(**found)

@@ -33,7 +33,8 @@ int main(void) {
     FIELD(gge_model_options, user_data);
     FIELD(gge_model_options, adapters);
     FIELD(gge_model_options, n_adapters);
-    FIELD(gge_model_options, reserved);
+    FIELD(gge_model_options, n_mmproj);
+    FIELD(gge_model_options, mmproj);
 
     SIZE(gge_model_info);
     FIELD(gge_model_info, struct_size);
@@ -66,6 +67,36 @@ int main(void) {
     FIELD(gge_model_info, n_cls_out);
     FIELD(gge_model_info, n_adapters);
 
+    SIZE(gge_tower_info);
+    FIELD(gge_tower_info, struct_size);
+    FIELD(gge_tower_info, modality);
+    FIELD(gge_tower_info, n_layer);
+    FIELD(gge_tower_info, patch_size);
+    FIELD(gge_tower_info, merge_size);
+    FIELD(gge_tower_info, n_mel_bins);
+    FIELD(gge_tower_info, n_window);
+    FIELD(gge_tower_info, min_pixels);
+    FIELD(gge_tower_info, max_pixels);
+    FIELD(gge_tower_info, video_min_pixels);
+    FIELD(gge_tower_info, video_max_pixels);
+    FIELD(gge_tower_info, n_params);
+    FIELD(gge_tower_info, tensor_bytes);
+    FIELD(gge_tower_info, file_bytes);
+    FIELD(gge_tower_info, projector);
+    FIELD(gge_tower_info, name);
+
+    SIZE(gge_media_options);
+    FIELD(gge_media_options, struct_size);
+    FIELD(gge_media_options, min_pixels);
+    FIELD(gge_media_options, max_pixels);
+
+    SIZE(gge_part);
+    FIELD(gge_part, kind);
+    FIELD(gge_part, reserved);
+    FIELD(gge_part, text);
+    FIELD(gge_part, n_bytes);
+    FIELD(gge_part, media);
+
     SIZE(gge_tokenize_options);
     FIELD(gge_tokenize_options, struct_size);
     FIELD(gge_tokenize_options, prompt);
@@ -90,6 +121,7 @@ int main(void) {
     FIELD(gge_engine_options, n_threads);
     FIELD(gge_engine_options, attention);
     FIELD(gge_engine_options, flash_attention);
+    FIELD(gge_engine_options, n_tower_batch);
 
     SIZE(gge_engine_info);
     FIELD(gge_engine_info, struct_size);

@@ -162,7 +162,17 @@ public:
         return {{"<sep>", 3}, {"</s>", 2}, {"<s>", 1}};
     }
 
+    // The row of an id is the id, four times.
+    void token_rows(const int32_t *ids, size_t n, float *rows) const override {
+        for (size_t i = 0; i < n * n_embd; ++i) {
+            rows[i] = static_cast<float>(ids[i / n_embd]);
+        }
+    }
+
+    const std::vector<std::unique_ptr<gge::BackendTower>> &towers() const noexcept override { return known_towers; }
+
     int64_t n_ubatch_limit = 1 << 20;
+    std::vector<std::unique_ptr<gge::BackendTower>> known_towers;
     std::unique_ptr<gge::Seams> known_seams;
     mutable std::atomic<size_t> n_bytes_tokenized{0};
 

@@ -128,6 +128,10 @@ public:
         inner_->tokenize(text, add_special, parse_special, ids);
     }
 
+    void token_rows(const int32_t *ids, size_t n, float *rows) const override { inner_->token_rows(ids, n, rows); }
+
+    const std::vector<std::unique_ptr<gge::BackendTower>> &towers() const noexcept override { return inner_->towers(); }
+
     std::unique_ptr<gge::BackendSession> open(const gge::SessionOptions &options) const override {
         const int32_t width = options.rank ? facts().n_cls_out : facts().n_embd;
         return std::make_unique<Session>(inner_->open(options), static_cast<size_t>(width), options.rank);

@@ -15,7 +15,7 @@ from ggembed import LibraryLoadError, _native
 STRUCTS = (
     *("gge_error", "gge_device_info", "gge_model_options", "gge_model_info"),
     *("gge_tokenize_options", "gge_engine_options", "gge_engine_info", "gge_encode_options"),
-    *("gge_quantize_options", "gge_memory"),
+    *("gge_quantize_options", "gge_memory", "gge_tower_info", "gge_media_options", "gge_part"),
 )
 
 
@@ -49,7 +49,7 @@ def test_versions_agree():
 @pytest.mark.parametrize(
     ("name", "value", "found"),
     [
-        ("ABI_VERSION", 99, "wants version {0} with ABI 99, found version {0} with ABI 2 "),
+        ("ABI_VERSION", 99, "wants version {0} with ABI 99, found version {0} with ABI 3 "),
         ("__version__", "7.8.9", "ggembed 7.8.9 wants version 7.8.9 .* found version {0} "),
     ],
 )
@@ -64,10 +64,10 @@ def test_mismatch_tells_versions_and_file(monkeypatch, name, value, found):
 
 def test_header_of_another_version_is_a_mismatch(monkeypatch):
     path, header = _native._find()
-    other = header.replace("#define GGE_ABI_VERSION 2\n", "#define GGE_ABI_VERSION 3\n")
+    other = header.replace("#define GGE_ABI_VERSION 3\n", "#define GGE_ABI_VERSION 4\n")
     assert other != header
     monkeypatch.setattr(_native, "_find", lambda: (path, other))
-    with pytest.raises(LibraryLoadError, match="header 3"):
+    with pytest.raises(LibraryLoadError, match="header 4"):
         _native.Library()
 
 

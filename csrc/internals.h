@@ -1,0 +1,9 @@
+// The parts of _ggembed_internals that stand in files of their own.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+void bind_media(pybind11::module_ &m);
+void bind_towers(pybind11::module_ &m);

@@ -1,0 +1,3 @@
+"""Images, audio, video and PDF files as inputs."""
+
+from __future__ import annotations
