@@ -9,6 +9,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -53,6 +54,7 @@ struct ModelFacts {
     std::string pair_template; // what stands around {query} and {document}, empty = the file does not say
     bool pair_has_sep = false; // without a template: token_sep stands after the end token of the query
     int32_t n_adapters = 0;
+    std::set<int32_t> token_adapters; // of these, those that change the rows of tokens; numbered from 1
     int32_t n_gpu_layers = 0;
     int64_t n_params = 0;
     int64_t tensor_bytes = 0;
@@ -178,7 +180,8 @@ public:
     // Where texts can be cut that are tokenised without special tokens around them; NULL if nothing is known.
     virtual const Seams *seams(bool parse_special) const = 0;
 
-    // The rows that the model itself computes with for ids: [n, n_embd].
+    // The rows that the model itself computes with for ids, without adapters: [n, n_embd]. Only for models that can
+    // take rows.
     virtual void token_rows(const int32_t *ids, size_t n, float *rows) const = 0;
 
     // The encoders that were loaded with the model, vision first.

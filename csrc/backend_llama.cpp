@@ -205,6 +205,11 @@ bool is_causal(const llama_context *context) {
 
 namespace {
 
+bool has_mrope(const llama_model *model) {
+    const llama_rope_type type = llama_model_rope_type(model);
+    return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
+}
+
 // Notes the tensors of adapters that a graph computes with: {name of the changed tensor}.
 bool note_adapter_tensors(ggml_tensor *node, bool, void *used) {
     for (const ggml_tensor *source : node->src) {
@@ -222,7 +227,7 @@ public:
     LlamaSession(llama_model *model, const std::vector<Adapter> &adapters, const SessionOptions &options,
                  std::set<std::string> *used = nullptr)
         : uses_encode_(llama_model_has_encoder(model)), adapters_(adapters),
-          n_scores_(options.rank ? llama_model_n_cls_out(model) : 0) {
+          n_scores_(options.rank ? llama_model_n_cls_out(model) : 0), has_mrope_(has_mrope(model)) {
         llama_context_params p = context_params(options);
         p.abort_callback = [](void *self) {
             const auto *abort = static_cast<const LlamaSession *>(self)->abort_;
@@ -286,7 +291,13 @@ public:
         }
         n_outputs_ = std::max(n_outputs_, static_cast<int64_t>(n));
         ids_ = batch.ids;
+        rows_ = batch.rows;
         positions_ = batch.positions;
+        if (has_mrope_ && !rows_.empty()) { // one kind after the other, of which the fourth is not used
+            positions_.insert(positions_.end(), batch.heights.begin(), batch.heights.end());
+            positions_.insert(positions_.end(), batch.widths.begin(), batch.widths.end());
+            positions_.resize(4 * n, 0);
+        }
         sequences_ = batch.sequences;
         n_sequences_.assign(n, 1);
         output_.assign(n, 1);
@@ -296,7 +307,8 @@ public:
         }
         llama_batch b{};
         b.n_tokens = static_cast<int32_t>(n);
-        b.token = ids_.data();
+        b.token = rows_.empty() ? ids_.data() : nullptr;
+        b.embd = rows_.empty() ? nullptr : rows_.data();
         b.pos = positions_.data();
         b.n_seq_id = n_sequences_.data();
         b.seq_id = sequence_of_.data();
@@ -368,9 +380,11 @@ private:
     const size_t n_scores_; // of a sequence; 0 = token rows are computed
     std::vector<float> scores_;
     const std::atomic<bool> *abort_ = nullptr; // set while computing
+    const bool has_mrope_;
     size_t n_ubatch_ = 0;
     int64_t n_outputs_ = 0; // most tokens of a micro-batch so far
     std::vector<llama_token> ids_;
+    std::vector<float> rows_;
     std::vector<llama_pos> positions_;
     std::vector<llama_seq_id> sequences_;
     std::vector<int32_t> n_sequences_;
@@ -416,9 +430,15 @@ bool has_nfc(const std::string &pre) {
     return std::find(known.begin(), known.end(), pre) != known.end();
 }
 
+// Those whose graph computes alike with ids and with the rows that these stand for (tests/python/test_parts.py).
+bool takes_rows(const std::string &architecture) {
+    static const std::array<const char *, 6> known = {"eurobert", "llama", "llama-embed", "qwen2", "qwen2vl", "qwen3"};
+    return std::find(known.begin(), known.end(), architecture) != known.end();
+}
+
 class LlamaModel final : public BackendModel {
 public:
-    LlamaModel(const std::string &path, ModelPtr model, std::vector<Adapter> adapters, const Shapes &tensors)
+    LlamaModel(const std::string &path, ModelPtr model, std::vector<Adapter> adapters, const ModelFiles &files)
         : model_(std::move(model)), adapters_(std::move(adapters)) {
         facts_.path = path;
         read_metadata();
@@ -426,8 +446,12 @@ public:
         read_vocabulary();
         read_word_piece();
         read_shape();
-        read_ranking(tensors);
+        read_ranking(files.tensors);
+        read_adapters();
         try_out();
+        if (facts_.cannot_take_rows.empty()) {
+            token_table_.emplace(files.token_table);
+        }
     }
 
     const ModelFacts &facts() const noexcept override { return facts_; }
@@ -456,9 +480,7 @@ public:
         return lazy.seams.get();
     }
 
-    void token_rows(const int32_t *, size_t, float *) const override {
-        throw Error(GGE_E_UNSUPPORTED, "rows of tokens are not built yet");
-    }
+    void token_rows(const int32_t *ids, size_t n, float *rows) const override { token_table_->read(ids, n, rows); }
 
     const std::vector<std::unique_ptr<BackendTower>> &towers() const noexcept override { return towers_; }
 
@@ -619,6 +641,19 @@ private:
         facts_.n_params = static_cast<int64_t>(llama_model_n_params(m));
         facts_.tensor_bytes = static_cast<int64_t>(llama_model_size(m));
         facts_.has_state = llama_model_is_recurrent(m) || llama_model_is_hybrid(m);
+        facts_.has_mrope = has_mrope(m);
+        if (!takes_rows(facts_.architecture) || llama_model_n_embd_inp(m) != facts_.n_embd) {
+            facts_.cannot_take_rows = "models of architecture " + facts_.architecture + " take no media";
+        }
+    }
+
+    void read_adapters() {
+        facts_.n_adapters = static_cast<int32_t>(adapters_.size());
+        for (int32_t i = 0; i < facts_.n_adapters; ++i) {
+            if (adapters_[static_cast<size_t>(i)].changed.count("token_embd.weight") > 0) {
+                facts_.token_adapters.insert(i + 1);
+            }
+        }
     }
 
     void read_ranking(const Shapes &tensors) {
@@ -628,7 +663,6 @@ private:
             throw Error(GGE_E_FORMAT,
                         "the file's classifier pooling type is " + pooling + ", known are 1 (mean) and 2 (cls)");
         }
-        facts_.n_adapters = static_cast<int32_t>(adapters_.size());
         if (const char *text = llama_model_chat_template(model_.get(), "rerank")) {
             facts_.pair_template = text;
         }
@@ -655,11 +689,10 @@ private:
         if (adapters_.empty()) {
             return "";
         }
-        const bool embeddings = std::any_of(adapters_.begin(), adapters_.end(),
-                                            [](const Adapter &a) { return a.changed.count("token_embd.weight") > 0; });
-        return embeddings ? " with its adapters, of which those that change token_embd.weight need a model with an "
-                            "output.weight of its own"
-                          : " with its adapters";
+        return !facts_.token_adapters.empty()
+                   ? " with its adapters, of which those that change token_embd.weight need a model with an "
+                     "output.weight of its own"
+                   : " with its adapters";
     }
 
     // A first forward pass, on this thread alone, with all that the graph may hold.
@@ -696,6 +729,7 @@ private:
     std::vector<Adapter> adapters_; // freed with the model
     std::vector<std::unique_ptr<BackendTower>> towers_;
     ModelFacts facts_;
+    mutable std::optional<RowTable> token_table_; // has a lock of its own
     std::optional<WordPiece> word_piece_;
     bool wants_nfc_ = false;
 
@@ -805,8 +839,7 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
     const Shield shield;
     std::unique_ptr<LlamaModel> loaded;
     try {
-        loaded = std::make_unique<LlamaModel>(path, std::move(opened.model), std::move(opened.adapters),
-                                              opened.files.tensors);
+        loaded = std::make_unique<LlamaModel>(path, std::move(opened.model), std::move(opened.adapters), opened.files);
     } catch (const Error &e) {
         throw Error(e.status(), path + ": " + e.what());
     } catch (const std::runtime_error &e) {

@@ -10,7 +10,9 @@
 #include <gguf.h>
 #include <llama.h>
 
+#include <fstream>
 #include <map>
+#include <mutex>
 #include <stdexcept>
 
 namespace gge {
@@ -59,10 +61,19 @@ using GgufPtr = std::unique_ptr<gguf_context, FreeGguf>;
 
 // ---------------------------------------------------------------- backend_llama.cpp
 
+// Where the rows of a matrix lie.
+struct TablePlace {
+    std::string path;
+    int64_t offset = 0;
+    ggml_type type = GGML_TYPE_F32;
+    int64_t width = 0;
+};
+
 // What is looked up in the files of a model before upstream reads them.
 struct ModelFiles {
     std::string architecture;
     Shapes tensors;
+    TablePlace token_table;
     int64_t bytes = 0;
 };
 
@@ -117,6 +128,22 @@ GgufPtr open_gguf(const std::string &path, ggml_context **tensors = nullptr);
 
 // What a context holds, its output buffer as it is for that many tokens.
 gge_memory memory_of(llama_context *context, int64_t n_outputs);
+
+// Reads rows of a matrix from its file as floats, the same as those of the graph's lookup. The weights in memory are of
+// no use for that: they may be on a device. Any number of threads.
+class RowTable {
+public:
+    // Opens the file. Throws Error.
+    explicit RowTable(TablePlace place);
+
+    // rows: [n, width]
+    void read(const int32_t *indices, size_t n, float *rows);
+
+private:
+    const TablePlace place_;
+    std::mutex mutex_;
+    std::ifstream file_;
+};
 
 // ---------------------------------------------------------------- backend_llama_imatrix.cpp
 

@@ -54,6 +54,18 @@ bool is_on_host(ggml_backend_buffer_type_t type) {
            ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
 }
 
+// Notes where the rows of tokens lie, if it is in this file.
+void find_token_table(const gguf_context *file, const std::string &path, const Shapes &tensors, TablePlace &place) {
+    const std::string name = "token_embd.weight";
+    const int64_t i = gguf_find_tensor(file, name.c_str());
+    if (i >= 0) {
+        place.path = path;
+        place.offset = static_cast<int64_t>(gguf_get_data_offset(file) + gguf_get_tensor_offset(file, i));
+        place.type = gguf_get_tensor_type(file, i);
+        place.width = tensors.at(name)[0];
+    }
+}
+
 std::string read_meta(const llama_model *model, const std::string &key) {
     std::array<char, 256> value{};
     llama_model_meta_val_str(model, key.c_str(), value.data(), value.size());
@@ -130,7 +142,9 @@ ModelFiles check_files(const std::string &path) {
         if (found.architecture.empty()) { // only the first of several files has it
             found.architecture = read_text(file.get(), "general.architecture");
         }
-        found.tensors.merge(read_shapes(file.get()));
+        Shapes tensors = read_shapes(file.get());
+        find_token_table(file.get(), name, tensors, found.token_table);
+        found.tensors.merge(tensors);
         std::error_code ec;
         const auto size = std::filesystem::file_size(name, ec);
         found.bytes += ec ? 0 : static_cast<int64_t>(size);
@@ -165,6 +179,36 @@ void check_shape(const llama_model *model) {
     if (n_embd < 1 || n_ctx_train < 1) {
         throw Error(GGE_E_FORMAT, "the file says n_embd " + std::to_string(n_embd) + " and context length " +
                                       std::to_string(n_ctx_train) + ", both must be positive");
+    }
+}
+
+// ---------------------------------------------------------------- rows
+
+RowTable::RowTable(TablePlace place) : place_(std::move(place)) {
+    errno = 0;
+    file_.open(place_.path, std::ios::binary);
+    if (!file_) {
+        fail_io("read", place_.path, errno != 0 ? errno : ENOENT);
+    }
+}
+
+void RowTable::read(const int32_t *indices, size_t n, float *rows) {
+    const auto to_float = ggml_get_type_traits(place_.type)->to_float; // none for floats
+    const size_t n_bytes = ggml_row_size(place_.type, place_.width);
+    std::vector<char> packed(n_bytes);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (size_t i = 0; i < n; ++i) {
+        float *row = rows + i * static_cast<size_t>(place_.width);
+        char *bytes = to_float == nullptr ? reinterpret_cast<char *>(row) : packed.data();
+        errno = 0;
+        file_.clear();
+        file_.seekg(place_.offset + indices[i] * static_cast<int64_t>(n_bytes));
+        if (!file_.read(bytes, static_cast<std::streamsize>(n_bytes))) {
+            fail_io("read", place_.path, errno != 0 ? errno : EIO);
+        }
+        if (to_float != nullptr) {
+            to_float(bytes, row, place_.width);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 #include "unicode.h"
 #include "wordpiece.h"
 
+#include <optional>
 #include <tuple>
 
 namespace py = pybind11;
@@ -177,6 +178,59 @@ private:
     const gge::Seams *seams_;
 };
 
+// A model file and its compute state, without the engine.
+class Compute {
+public:
+    Compute(const std::string &path, int32_t n_ubatch) {
+        gge::LoadOptions load;
+        load.device = "cpu";
+        model_ = gge::Model::load(path, load);
+        gge::EngineOptions engine;
+        engine.n_ubatch = n_ubatch;
+        engine.n_threads = 1;
+        session_ = model_->backend().open(gge::largest_session(model_->facts(), engine));
+    }
+
+    bool has_mrope() const { return model_->facts().has_mrope; }
+    std::string cannot_take_rows() const { return model_->facts().cannot_take_rows; }
+
+    Rows token_rows(const std::vector<int32_t> &ids) const {
+        Rows rows({static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(model_->facts().n_embd)});
+        model_->backend().token_rows(ids.data(), ids.size(), rows.mutable_data());
+        return rows;
+    }
+
+    // The token rows of a micro-batch; continues: the sequences go on from the one before. rows: (n, n_embd), what the
+    // model computes with in place of the ids; with M-RoPE also heights and widths.
+    Rows run(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
+             const std::optional<Rows> &rows, std::vector<int32_t> heights, std::vector<int32_t> widths,
+             bool continues) {
+        gge::TokenBatch batch{std::move(ids),     std::move(positions), std::move(sequences), {},
+                              std::move(heights), std::move(widths)};
+        const auto n_embd = static_cast<size_t>(model_->facts().n_embd);
+        const size_t n = batch.ids.size();
+        if (rows) {
+            batch.rows.assign(rows->data(), rows->data() + rows->size());
+        }
+        const bool grid = rows && has_mrope();
+        if (batch.positions.size() != n || batch.sequences.size() != n || (rows && batch.rows.size() != n * n_embd) ||
+            (grid && (batch.heights.size() != n || batch.widths.size() != n))) {
+            throw py::value_error("the parts of a batch must have one size");
+        }
+        if (!continues) {
+            session_->reset(false);
+        }
+        const float *found = session_->compute(batch, std::atomic<bool>{false});
+        Rows out({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(n_embd)});
+        std::copy_n(found, n * n_embd, out.mutable_data());
+        return out;
+    }
+
+private:
+    std::shared_ptr<const gge::Model> model_;
+    std::unique_ptr<gge::BackendSession> session_;
+};
+
 } // namespace
 
 PYBIND11_MODULE(_ggembed_internals, m) {
@@ -204,6 +258,14 @@ PYBIND11_MODULE(_ggembed_internals, m) {
         .def("near_begin", &Vocabulary::near_begin, py::arg("tail"), py::arg("n_bytes"))
         .def("lead", &Vocabulary::lead, py::arg("rest"))
         .def("cut", &Vocabulary::cut, py::arg("prompt"), py::arg("text"), py::arg("n"), py::arg("from_start"));
+    py::class_<Compute>(m, "Compute")
+        .def(py::init<std::string, int32_t>(), py::arg("path"), py::arg("n_ubatch") = 0)
+        .def_property_readonly("has_mrope", &Compute::has_mrope)
+        .def_property_readonly("cannot_take_rows", &Compute::cannot_take_rows)
+        .def("token_rows", &Compute::token_rows, py::arg("ids"))
+        .def("run", &Compute::run, py::arg("ids"), py::arg("positions"), py::arg("sequences"),
+             py::arg("rows") = py::none(), py::arg("heights") = std::vector<int32_t>(),
+             py::arg("widths") = std::vector<int32_t>(), py::arg("continues") = false);
     bind_media(m);
     bind_towers(m);
     m.attr("UNICODE_VERSION") = gge::unicode_version();
