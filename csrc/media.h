@@ -2,20 +2,13 @@
 #pragma once
 
 #include "model.h"
+#include "resize.h"
 
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace gge {
-
-// 8-bit RGB pixels of one frame: [height, row_bytes], of which the first 3 * width bytes of a row are read.
-struct Pixels {
-    const uint8_t *data = nullptr;
-    int32_t width = 0;
-    int32_t height = 0;
-    int64_t row_bytes = 0;
-};
 
 // What a tower sees at once: an image, a pair of frames, or a sound.
 struct MediaUnit {
@@ -32,32 +25,35 @@ struct MediaUnit {
 class Media {
 public:
     static std::shared_ptr<Media> image(const Model &model, const Pixels &pixels, const MediaOptions &options);
+
+    // seconds: [n_frames] or NULL
     static std::shared_ptr<Media> video(const Model &model, int32_t n_frames, int32_t width, int32_t height,
                                         const double *seconds, const MediaOptions &options);
     static std::shared_ptr<Media> audio(const Model &model, const float *samples, int64_t n_samples,
                                         const MediaOptions &options);
 
+    // width and height of the pixels are those that were announced. Changes nothing when it throws.
     void add_frame(const Pixels &pixels);
 
-    gge_modality modality() const noexcept { return modality_; }
+    gge_modality modality() const noexcept { return tower_.modality; }
     bool is_video() const noexcept { return is_video_; }
     bool complete() const noexcept { return n_missing_ == 0; }
     const std::vector<MediaUnit> &units() const noexcept { return units_; }
     int64_t n_rows() const noexcept;
-    int32_t width() const noexcept { return width_; } // pixels that the tower sees, 0 for audio
-    int32_t height() const noexcept { return height_; }
+    int32_t width() const noexcept { return size_.width; } // pixels that the tower sees, 0 for audio
+    int32_t height() const noexcept { return size_.height; }
     int64_t n_frames() const noexcept { return n_frames_; }
     // The tower that it was made for: media only go with models whose tower takes the same.
     const TowerFacts &tower() const noexcept { return tower_; }
 
 private:
-    gge_modality modality_ = GGE_MODALITY_VISION;
-    bool is_video_ = false;
+    Media(const Model &model, gge_modality modality);
+    void announce(ImageSize source, ImageSize target, int32_t n_frames);
+
     TowerFacts tower_;
-    int32_t source_width_ = 0;
-    int32_t source_height_ = 0;
-    int32_t width_ = 0;
-    int32_t height_ = 0;
+    bool is_video_ = false;
+    ImageSize source_;
+    ImageSize size_;
     int64_t n_frames_ = 0;
     int64_t n_missing_ = 0; // frames that are still to come
     std::vector<MediaUnit> units_;
@@ -66,10 +62,10 @@ private:
 // The tower of a model for a modality. Throws Error if there is none.
 const BackendTower &tower_for(const Model &model, gge_modality modality);
 
-// Values that TowerInput.values wants for a unit.
+// Values that TowerInput.values wants for a unit, where the unit does not hold them as they are.
 size_t n_tower_values(const TowerFacts &tower, const MediaUnit &unit);
 
-// Fills them in, and the rest of the input. values: [n_tower_values]
+// Fills them in, and the rest of the input, which needs both as long as it lives. values: [n_tower_values]
 TowerInput tower_input(const TowerFacts &tower, const MediaUnit &unit, float *values);
 
 } // namespace gge
