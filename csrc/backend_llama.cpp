@@ -771,6 +771,15 @@ struct LoadProgress {
 
 } // namespace
 
+ggml_backend_dev_t device_handle(const Device &device) {
+    for (const auto &d : find_devices()) {
+        if (d.device.name == device.name && d.device.kind != GGE_DEVICE_CPU) {
+            return d.handle;
+        }
+    }
+    return nullptr;
+}
+
 std::vector<Device> llama_devices() {
     std::vector<Device> devices;
     for (auto &d : find_devices()) {
@@ -788,12 +797,7 @@ OpenedModel open_model(const std::string &path, const Device &device, const Load
         opened.files = check_files(path);
         opened.adapters = check_adapters(options.adapters, opened.files);
     }
-    ggml_backend_dev_t handle = nullptr; // the CPU takes part anyway: an empty list is "no GPU at all"
-    for (const auto &d : find_devices()) {
-        if (d.device.name == device.name && d.device.kind != GGE_DEVICE_CPU) {
-            handle = d.handle;
-        }
-    }
+    ggml_backend_dev_t handle = device_handle(device); // an empty list is "no GPU at all"
     std::array<ggml_backend_dev_t, 2> devices = {handle, nullptr};
     LoadProgress progress{options.callbacks, opened.files.bytes};
 

@@ -7,6 +7,7 @@
 #include "head.h"
 #include "log.h"
 
+#include <ggml-backend.h>
 #include <gguf.h>
 #include <llama.h>
 
@@ -42,6 +43,9 @@ public:
 };
 
 void init_upstream();
+
+// Upstream's device; NULL for the CPU, which takes part anyway.
+ggml_backend_dev_t device_handle(const Device &device);
 
 // Upstream reports failures as a null pointer and log lines; the lines tell what kind of failure it was.
 Error upstream_error(gge_status fallback, const std::string &what, const ErrorLines &lines);
