@@ -1,0 +1,15 @@
+// Projector files and the towers in them (docs/adr/0010).
+#pragma once
+
+#include "backend.h"
+
+namespace gge {
+
+// Loads the towers of projector files for a text model with rows of n_embd values, vision first. Throws Error.
+std::vector<std::unique_ptr<BackendTower>> load_towers(const std::vector<std::string> &paths, const Device &device,
+                                                       bool mmap, int32_t n_embd);
+
+// What the towers and a session of each would hold, without loading the weights. Throws Error as load_towers does.
+gge_memory estimate_towers(const std::vector<std::string> &paths, const Device &device, int32_t n_embd);
+
+} // namespace gge
