@@ -7,9 +7,11 @@ import itertools
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import make_tiny_models
 import numpy as np
+import tiny_towers
 from make_tiny_models import TinyModel
 
 DATA = Path(__file__).parent / "data"
@@ -58,6 +60,17 @@ TEXT_PAIRS = tuple(
         "The quick brown fox jumps over the lazy dog. " * 8,
     )
 )
+
+# The towers whose rows are compared: grids of patches (width, height), and mel frames. Square grids
+# as large as the table of positions or not, others, and for windows of 8 patches sides that are and
+# are not multiples; sounds around pieces of 200 frames.
+TOWERS = ("qwen3vl", "qwen25vl", "qwen25o")
+GRIDS = {
+    "qwen3vl": ((8, 8), (4, 4), (12, 12), (6, 10), (10, 6), (2, 2), (16, 2), (2, 30)),
+    "qwen25vl": ((8, 8), (16, 16), (10, 6), (18, 20), (2, 2), (26, 12), (8, 22)),
+}
+MEL_FRAMES = (3, 4, 199, 200, 201, 202, 399, 400, 401, 1100, 2999, 3000, 6001)
+_KEPT_ROWS = 100
 
 # Of which input the golden file holds the token rows.
 TOKEN_ROWS_INPUT = 3
@@ -130,6 +143,30 @@ def pack(rows: np.ndarray) -> dict[str, np.ndarray]:
 def unpack(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The inverse of `pack`, as float64."""
     return steps.astype(np.float64) * scale.astype(np.float64)
+
+
+def tower_cases(name: str) -> dict[str, tuple[Any, ...]]:
+    """Inputs of a tiny tower: a grid and pairs of frames, or a mel spectrogram."""
+    keys = tiny_towers.build(name).keys
+    if name not in GRIDS:
+        n_mel = int(keys["clip.audio.num_mel_bins"])
+        return {str(n): (tiny_towers.mel(f"{n}", n_mel, n),) for n in MEL_FRAMES}
+    patch = int(keys["clip.vision.patch_size"])
+
+    def pairs(width: int, height: int, n: int) -> list[np.ndarray]:
+        return [
+            tiny_towers.patches(f"{width}x{height}/{i}", width, height, patch) for i in range(n)
+        ]
+
+    cases = {f"{w}x{h}": (w, h, *pairs(w, h, 1)) for w, h in GRIDS[name]}
+    if name == "qwen3vl":
+        cases["three pairs"] = (8, 6, *pairs(8, 6, 3))
+    return cases
+
+
+def kept_rows(rows: np.ndarray) -> np.ndarray:
+    """What a golden file holds of long inputs: the last rows."""
+    return rows[-_KEPT_ROWS:]
 
 
 def texts_sha256(strings: list[str]) -> str:
