@@ -30,6 +30,14 @@ class InvalidInputError(EmbedError, ValueError):
     status = "GGE_E_INVALID"
 
 
+class MediaError(InvalidInputError):
+    """An image, sound, video or PDF cannot be used.
+
+    It cannot be read or decoded, is empty, cut off or encrypted, or is beyond a limit of
+    `MediaLimits`.
+    """
+
+
 class UnsupportedError(EmbedError, NotImplementedError):
     """A valid request that this model or this build cannot serve."""
 
@@ -102,6 +110,10 @@ class LibraryLoadError(EmbedError, ImportError):
 
 class MissingExtraError(EmbedError, ImportError):
     """A feature needs packages of an optional extra that is not installed."""
+
+
+class MissingDecoderError(MissingExtraError):
+    """A media file needs a decoder of the extra ``ggembed[media]`` that is not installed."""
 
 
 def moved(error: EmbedError, first: int) -> EmbedError:

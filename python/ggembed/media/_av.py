@@ -1,0 +1,150 @@
+"""Frames and sound of video and audio files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MediaError
+from . import _sources, _whole
+from ._limits import MediaLimits
+from ._sound import Mono, Samples, mono_of
+
+Pixels = npt.NDArray[np.uint8]
+
+# FFmpeg knows hundreds of containers, some of which open other files and addresses.
+_CONTAINERS = "mov,avi,matroska,flv,asf,ogg,wav,mp3,flac"
+_NAMES = "MP4, MOV, M4A, AVI, Matroska, WebM, FLV, WMV, Ogg, Opus, WAV, MP3, FLAC"
+
+
+@contextmanager
+def _opened(file: _sources.File, limits: MediaLimits, name: str) -> Iterator[Any]:
+    """A container of PyAV."""
+    av = _sources.decoder("av", "av", name)
+    with _sources.opened(file, limits, name) as stream, _sources.decoding(name):
+        _whole.check(stream, stream.seek(0, 2), name)
+        try:
+            container = av.open(
+                stream,
+                options={"max_pixels": str(limits.max_image_pixels)},
+                container_options={"format_whitelist": _CONTAINERS},
+            )
+        except av.error.InvalidDataError as err:
+            raise MediaError(f"{name} is damaged or in no known container ({_NAMES})") from err
+        with container:
+            yield container
+
+
+class VideoFile:
+    """A video, which is decoded from its beginning each time that frames are asked for."""
+
+    def __init__(self, file: _sources.File, limits: MediaLimits, name: str = "video") -> None:
+        self._file, self._limits, self._name = file, limits, name
+        self.size = (0, 0)  # width and height
+        self.n_frames = 0  # exact after frames or times were read to their end
+        with _opened(file, limits, name) as container:
+            stream = self._stream(container)
+            self.size = (stream.codec_context.width, stream.codec_context.height)
+            limits.check_pixels(self.size, name)
+            for packet in container.demux(stream):
+                self.n_frames += packet.size > 0
+                limits.check_frames(self.n_frames, name)
+
+    def _stream(self, container: Any) -> Any:
+        streams = [s for s in container.streams.video if not _is_cover(s)]
+        if not streams or streams[0].codec_context is None:
+            raise MediaError(f"{self._name} has no video stream that can be decoded")
+        streams[0].thread_type = "AUTO"
+        return streams[0]
+
+    def _decoded(self) -> Iterator[Any]:
+        """All frames of PyAV in the order in which they are shown."""
+        n_frames = 0
+        with _opened(self._file, self._limits, self._name) as container:
+            for frame in _frames(container, self._stream(container), self._name):
+                n_frames += 1
+                self._limits.check_frames(n_frames, self._name)
+                yield frame
+        if n_frames == 0:
+            raise MediaError(f"{self._name} has no frames")
+        self.n_frames = n_frames
+
+    def times(self) -> npt.NDArray[np.float64]:
+        """When each frame is shown, in seconds from the first one: (n_frames,)."""
+        times = [frame.time for frame in self._decoded()]
+        if None in times:
+            raise MediaError(f"{self._name} does not say when its frames are shown: give fps")
+        return np.asarray(np.array(times, np.float64) - times[0])
+
+    def frames(self, indices: list[int]) -> Iterator[Pixels]:
+        """Pixels of the frames at ascending indices: (height, width, 3) each, contiguous."""
+        wanted = iter(indices)
+        index = next(wanted, None)
+        for i, frame in enumerate(self._decoded()):
+            while i == index:
+                width, height = self.size  # a frame may have another one
+                yield frame.to_ndarray(format="rgb24", width=width, height=height)
+                index = next(wanted, None)
+
+
+def decode_audio(
+    file: _sources.File,
+    limits: MediaLimits,
+    name: str = "audio",
+    max_seconds: float | None = None,
+) -> Samples | None:
+    """The first sound track at 16 000 samples per second: (n_samples,). None if there is none."""
+    mono, n_decoded = Mono(limits, name, max_seconds), 0
+    with _opened(file, limits, name) as container:
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        for frame in _frames(container, stream, name):
+            n_decoded += frame.samples
+            array = frame.to_ndarray()
+            if not frame.format.is_planar:
+                array = array.reshape(-1, frame.layout.nb_channels).T
+            mono.add(mono_of(array.T, name), frame.sample_rate)
+            if mono.full:
+                break
+        else:
+            declared = stream.duration if container.format.name == "flac" else None
+            if declared is not None and n_decoded < declared:
+                raise MediaError(f"{name} is cut off: {n_decoded} of {declared} samples are there")
+    return mono.samples()
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether a video stream is the picture of an album."""
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _frames(container: Any, stream: Any, name: str) -> Iterator[Any]:
+    """What a stream decodes to.
+
+    MP3 files often have something else around the sound, which FFmpeg takes for packets that
+    cannot be decoded; anywhere else such a packet is an error.
+    """
+    lenient = container.format.name == "mp3"
+    n_frames, error = 0, None
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise MediaError(f"{name} is damaged or cut off after {n_frames} frames")
+        try:
+            frames = packet.decode()
+        except ValueError as err:  # InvalidDataError of PyAV
+            if not lenient:
+                raise
+            error = err if n_frames else None
+            continue
+        if frames and error:
+            raise error
+        for frame in frames:
+            if getattr(frame, "is_corrupt", False):
+                raise MediaError(f"{name} is damaged at frame {n_frames}")
+            n_frames += 1
+            yield frame

@@ -1,0 +1,202 @@
+"""Image files, PIL images and arrays as 8-bit RGB pixels."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MediaError
+from . import _sources, _svg, _whole
+from ._limits import MediaLimits
+
+Pixels = npt.NDArray[np.uint8]
+
+# Pillow's classes are used directly: Image.open would try every plugin that the process has, and
+# warns of sizes that are checked here.
+_PILLOW = {
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+    "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "HEIC": ("pillow_heif.as_plugin", "HeifImageFile"),
+}
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+# A progressive JPEG of a few kilobytes can ask for thousands of passes over all of its pixels.
+_MAX_JPEG_PASSES = 25
+
+
+def decode_image(source: Any, limits: MediaLimits, name: str = "image") -> Pixels:
+    """Pixels of the source of an `Image`: (height, width, 3), contiguous."""
+    if isinstance(source, np.ndarray):
+        return rgb_of_array(source, limits, name)
+    if not isinstance(source, _sources.File):
+        with _user_images, _sources.decoding(name):  # its first access may decode a file
+            return _rgb_of_pil(source, limits, name)
+    data = _sources.content(source, limits, name)
+    if _svg.is_svg(data):
+        data = _svg.rasterise(data, limits, name, lambda image: _size_of(image, limits, name))
+    with _opened(data, limits, name) as image:
+        return _rgb_of_pil(image, limits, name)
+
+
+def _size_of(data: bytes, limits: MediaLimits, name: str) -> tuple[int, int]:
+    with _opened(data, limits, name) as image:
+        width, height = image.size
+        return width, height
+
+
+@contextmanager
+def _opened(data: bytes, limits: MediaLimits, name: str) -> Iterator[Any]:
+    """An image of Pillow, of which only the header has been read."""
+    kind = _format_of(data)
+    if kind is None:
+        raise MediaError(
+            f"{name} is no image of a known format: {', '.join((*_PILLOW, 'SVG'))}; "
+            f"it begins with {data[:8]!r}"
+        )
+    _whole.check(io.BytesIO(data), len(data), name)
+    if kind == "WebP":
+        limits.check_pixels(_webp_size(data), name)
+    module, factory = _PILLOW[kind]
+    package = "pillow-heif" if kind == "HEIC" else "pillow"
+    open_file = getattr(_sources.decoder(module, package, f"{name} ({kind})"), factory)
+    with _sources.decoding(name), _quiet(), open_file(io.BytesIO(data)) as image:
+        limits.check_pixels(image.size, name)
+        if kind == "JPEG":
+            _check_passes(data, image.size, limits, name)
+        yield image
+
+
+def rgb_of_array(array: npt.NDArray[Any], limits: MediaLimits, name: str) -> Pixels:
+    """Pixels of an array of grey, RGB or RGBA values."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise MediaError(
+            f"{name}: pixels must have the shape (height, width), (height, width, 3) or "
+            f"(height, width, 4), got {array.shape}"
+        )
+    limits.check_pixels((array.shape[1], array.shape[0]), name)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    array = array[:, :, :3]
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):  # NaN fails it too
+            raise MediaError(
+                f"{name}: floating-point pixels must be from 0 to 1, got {array.min():g} to "
+                f"{array.max():g}"
+            )
+        array = np.rint(array * 255.0).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise MediaError(f"{name}: pixels must be uint8 or floating point, got {array.dtype}")
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def _rgb_of_pil(image: Any, limits: MediaLimits, name: str) -> Pixels:
+    limits.check_pixels(image.size, name)
+    if image.mode.startswith(("I", "F")):
+        return rgb_of_array(_unit_range(np.asarray(image)), limits, name)
+    image.load()
+    image.info.pop("transparency", None)  # convert() would warn of it and then drop it
+    return np.ascontiguousarray(image.convert("RGB"))
+
+
+def _unit_range(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """16-bit values, or floats in 0 to 1 as they are, and others stretched, to 0 to 1."""
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return np.asarray(values, np.float64)
+    if values.dtype.kind != "f" and low >= 0 and high <= 65535:
+        return np.asarray(values / 65535.0)
+    return np.asarray((values - low) / max(high - low, np.finfo(np.float64).tiny))
+
+
+def _format_of(data: bytes) -> str | None:
+    """The format of an image file by its first bytes."""
+    for magic, kind in _MAGIC:
+        if data.startswith(magic):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[4:8] == b"ftyp":
+        size = int.from_bytes(data[:4], "big")
+        brands = {data[i : i + 4] for i in range(8, min(size, 256), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        return "HEIC" if brands & _HEIF_BRANDS else None
+    return None
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Size of a WebP canvas, for which memory is taken as soon as the file is opened."""
+    if data[12:16] == b"VP8X":
+        width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
+    elif data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(data[i : i + 2], "little") & 0x3FFF for i in (26, 28))
+    return width, height
+
+
+def _check_passes(data: bytes, size: tuple[int, int], limits: MediaLimits, name: str) -> None:
+    n_passes = len(re.findall(b"\xff\xda", data))
+    if n_passes * size[0] * size[1] > _MAX_JPEG_PASSES * limits.max_image_pixels:
+        raise MediaError(
+            f"{name} asks for {n_passes} passes over {size[0]} x {size[1]} pixels, more than "
+            f"{_MAX_JPEG_PASSES} over max_image_pixels, {limits.max_image_pixels}"
+        )
+
+
+_user_images = threading.Lock()
+
+# Pillow warns of odd metadata, which does not concern the pixels. Warnings are switched off while
+# any thread decodes, for Pillow's modules alone.
+_quiet_lock = threading.Lock()
+_n_quiet = 0
+_filters: Any = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    global _n_quiet, _filters
+    if getattr(sys.flags, "context_aware_warnings", 0):  # of this thread alone, Python 3.14
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+        return
+    with _quiet_lock:
+        _n_quiet += 1
+        if _n_quiet == 1:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\b")
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _n_quiet -= 1
+            if _n_quiet == 0:
+                _filters.__exit__(None, None, None)
