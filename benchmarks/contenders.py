@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ggembed import Embedder
 
 
 class Contender(Protocol):
@@ -28,6 +31,24 @@ class Contender(Protocol):
         """Ends it."""
 
 
+def describe_embedder(embedder: Embedder) -> dict[str, Any]:
+    """What explains the figures of ggembed."""
+    import ggembed
+
+    info = embedder.info()
+    build = ggembed.build_info()
+    names = ("llama_cpp_commit", "compiler", "build_type", "cpu", "cuda", "metal")
+    return {
+        "version": ggembed.__version__,
+        "device": info.device,
+        "n_threads": info.n_threads,
+        "n_ubatch": info.n_ubatch,
+        "n_ctx": info.n_ctx,
+        "n_params": info.n_params,
+        "build": {name: build[name] for name in names if name in build},
+    }
+
+
 class GGEmbed:
     """This project, through its Python interface and with its defaults."""
 
@@ -43,20 +64,7 @@ class GGEmbed:
         return self._embedder.encode(texts)
 
     def describe(self) -> dict[str, Any]:
-        import ggembed
-
-        info = self._embedder.info()
-        build = ggembed.build_info()
-        names = ("llama_cpp_commit", "compiler", "build_type", "cpu", "cuda", "metal")
-        return {
-            "version": ggembed.__version__,
-            "device": info.device,
-            "n_threads": info.n_threads,
-            "n_ubatch": info.n_ubatch,
-            "n_ctx": info.n_ctx,
-            "n_params": info.n_params,
-            "build": {name: build[name] for name in names if name in build},
-        }
+        return describe_embedder(self._embedder)
 
     def close(self) -> None:
         self._embedder.close()

@@ -1,6 +1,7 @@
 """The models that are measured: MiniLM with its real weights, the Jina shapes with random ones.
 
     python benchmarks/models.py v5-small-q8_0 [...]     # writes them, prints their paths
+    python benchmarks/models.py omni-small-vision       # a projector file, to go with omni-small-*
     python benchmarks/models.py --list
 
 Speed and memory depend on shapes and types, not on values, so random weights serve. They are made
@@ -12,8 +13,8 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import corpus
 import gguf
 import numpy as np
 from ggembed import demo_model
+from ggembed._tower_files import AudioShape, TowerShape, VisionShape, write_tower
 from gguf import GGMLQuantizationType as Type
 
 # Raised when the generator writes other files, so that old ones in the cache go unused.
@@ -51,7 +53,11 @@ class Shape:
     qk_norm: bool = False
     qkv_bias: bool = False
     keys: dict[str, Any] = field(default_factory=dict)
+    markers: tuple[str, ...] = ()
 
+
+_AUDIO_MARKERS = ("<|AUDIO|>", "<|audio_start|>", "<|audio_end|>")
+_VISION_MARKERS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 SHAPES = {
     "v5-small": Shape(  # jina-embeddings-v5-text-small
@@ -71,9 +77,26 @@ SHAPES = {
     ),
 }  # fmt: skip
 
+# Those of v5-text, with the tokens that stand around media.
+SHAPES["omni-small"] = replace(
+    SHAPES["v5-small"], n_vocab=151672, markers=(*_VISION_MARKERS, *_AUDIO_MARKERS)
+)
+SHAPES["omni-nano"] = replace(
+    SHAPES["v5-nano"], n_vocab=128260, markers=(*_AUDIO_MARKERS, "<image>")
+)
+
+_PIXELS = {"min_pixels": 262_144, "max_pixels": 1_310_720}
+_WHISPER = {"n_embd": 1280, "n_head": 20, "n_layer": 32, "n_ff": 5120}
+TOWERS: dict[str, TowerShape] = {  # jina-embeddings-v5-omni-small and -nano
+    "omni-small-vision": VisionShape(1024, 1024, n_head=16, n_layer=24, n_ff=4096, **_PIXELS),
+    "omni-small-audio": AudioShape(1024, **_WHISPER),
+    "omni-nano-vision": VisionShape(768, 768, n_head=12, n_layer=12, n_ff=3072, **_PIXELS),
+    "omni-nano-audio": AudioShape(768, **_WHISPER),
+}
+
 FILE_TYPES = {"f16": 1, "bf16": 32, "q8_0": 7, "q4_k_m": 15}
 MINILM = {"minilm-f32": "F32", "minilm-f16": "F16", "minilm-q8_0": "Q8_0"}
-NAMES = (*MINILM, *(f"{shape}-{kind}" for shape in SHAPES for kind in FILE_TYPES))
+NAMES = (*MINILM, *(f"{shape}-{kind}" for shape in SHAPES for kind in FILE_TYPES), *TOWERS)
 
 
 def _tensors(s: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -179,7 +202,7 @@ def _vocabulary(writer: gguf.GGUFWriter, s: Shape) -> None:
         symbols = [alphabet[b] for b in word.encode()]
         for end in range(1, len(symbols)):
             merges["".join(symbols[:end]), symbols[end]] = None
-    specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|endoftext|>"]
+    specials = [*s.markers, "<|begin_of_text|>", "<|end_of_text|>", "<|endoftext|>"]
     tokens = [*dict.fromkeys([*alphabet, *(a + b for a, b in merges)])]
     n_normal = len(tokens)
     tokens += [f"<|unused_{i}|>" for i in range(s.n_vocab - n_normal - len(specials))] + specials
@@ -211,6 +234,30 @@ def _hparams(writer: gguf.GGUFWriter, s: Shape) -> None:
     for key, value in s.keys.items():
         add = {bool: writer.add_bool, str: writer.add_string, list: writer.add_array}[type(value)]
         add(f"{s.arch}.{key}", value)
+
+
+def _tower_scale(name: str, shape: tuple[int, ...]) -> float:
+    if "position_embd" in name:
+        return 0.2
+    return 0.02 if name.endswith(".bias") else float(np.prod(shape[1:])) ** -0.5
+
+
+def write_tower_of(name: str, path: Path) -> None:
+    """Writes the random projector file `name`, such as "omni-small-vision"."""
+    tower = TOWERS[name]
+    pool = _Pool()
+    tensors = {}
+    for tensor_name, shape in tower.shapes().items():
+        if len(shape) == 1 and tensor_name.endswith(".weight"):  # of a norm
+            tensors[tensor_name] = np.ones(shape, np.float32)
+            continue
+        scale = _tower_scale(tensor_name, shape)
+        values = pool.tensor(shape, Type.F16, scale).view(np.float16).reshape(shape)
+        whole = "position_embd" in tensor_name or tensor_name.endswith(".bias")
+        tensors[tensor_name] = values.astype(np.float32) if whole else values
+    if isinstance(tower, AudioShape):
+        tensors["a.position_embd.weight"] = tower.sinusoids()
+    write_tower(path, tower, tensors, name=f"{name} shape, random weights")
 
 
 def write(name: str, path: Path) -> None:
@@ -249,11 +296,12 @@ def path_of(name: str) -> Path:
     """The file of a model, made or fetched when it is not in the cache folder yet."""
     if name in MINILM:
         return demo_model.path(MINILM[name])
+    writer: Callable[[str, Path], None] = write_tower_of if name in TOWERS else write
     target = demo_model.cache_folder() / "bench" / f"{name}-{REVISION}.gguf"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
-        write(name, partial)
+        writer(name, partial)
         partial.replace(target)
     return target
 

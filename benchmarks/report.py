@@ -15,7 +15,9 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
-_COLUMNS = (
+Columns = tuple[tuple[str, str], ...]  # a head, and how a result fills the column
+
+_COLUMNS: Columns = (
     ("contender", "{contender}"),
     ("model", "{model}"),
     ("case", "{case}"),
@@ -67,17 +69,17 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Columns aligned, numbers to the right."""
-    cells = [[head for head, _ in _COLUMNS]]
+def table(results: list[dict[str, Any]], columns: Columns = _COLUMNS) -> str:
+    """Columns aligned, numbers to the right. The first three say what a line is about."""
+    cells = [[head for head, _ in columns]]
     for result in results:
         if "error" in result:
-            row = [result[k] for k in ("contender", "model", "case")]
+            row = [form.format(**result) for _, form in columns[:3]]
             cells.append([*row, f"failed: {result['error']}"])
         else:
-            cells.append([form.format(**result) for _, form in _COLUMNS])
-    full = [row for row in cells if len(row) == len(_COLUMNS)]
-    widths = [max(len(row[i]) for row in full) for i in range(len(_COLUMNS))]
+            cells.append([form.format(**result) for _, form in columns])
+    full = [row for row in cells if len(row) == len(columns)]
+    widths = [max(len(row[i]) for row in full) for i in range(len(columns))]
     lines = []
     for row in cells:
         aligned = [
@@ -88,12 +90,33 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def save(results: list[dict[str, Any]], arguments: list[str], folder: Path = RESULTS) -> Path:
-    """Writes results/<date>-<machine>.json; a second run of the day gets a number."""
+def markdown(results: list[dict[str, Any]], columns: Columns) -> str:
+    """The table in Markdown, with machine, date and commit above it."""
+    about, today = machine(), datetime.now(timezone.utc)
+    lines = [f"{about['cpu']}, {about['n_cpus']} CPUs, {today:%Y-%m-%d}, commit {commit()}", ""]
+    lines += ["| " + " | ".join(head for head, _ in columns) + " |", "|---" * len(columns) + "|"]
+    for result in results:
+        shown = columns[:3] if "error" in result else columns
+        cells = [form.format(**result) for _, form in shown]
+        if "error" in result:
+            cells += [f"failed: {result['error']}", *[""] * (len(columns) - 4)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def save(
+    results: list[dict[str, Any]],
+    arguments: list[str],
+    folder: Path = RESULTS,
+    *,
+    script: str = "bench.py",
+    suffix: str = "",
+) -> Path:
+    """Writes results/<date>-<machine><suffix>.json; a second run of the day gets a number."""
     about = machine()
     now = datetime.now(timezone.utc)
     cpu = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")[:40]
-    stem = f"{now:%Y-%m-%d}-{cpu}-{about['n_cpus']}cpu"
+    stem = f"{now:%Y-%m-%d}-{cpu}-{about['n_cpus']}cpu{suffix}"
     folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / f"{stem}.json", 1
     while path.exists():
@@ -103,7 +126,7 @@ def save(results: list[dict[str, Any]], arguments: list[str], folder: Path = RES
         "date": f"{now:%Y-%m-%dT%H:%M:%SZ}",
         "machine": about,
         "commit": commit(),
-        "command": shlex.join(["python", "benchmarks/bench.py", *arguments]),
+        "command": shlex.join(["python", f"benchmarks/{script}", *arguments]),
         "results": results,
     }
     path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
