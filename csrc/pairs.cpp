@@ -4,6 +4,7 @@
 #include "pairs.h"
 
 #include "abort_timer.h"
+#include "template_text.h"
 
 #include <algorithm>
 #include <array>
@@ -25,7 +26,6 @@ struct Part {
 };
 
 using Layout = std::vector<Part>;
-using SpecialTokens = std::vector<std::pair<std::string, int32_t>>;
 
 struct Pair {
     std::string_view query;
@@ -64,33 +64,6 @@ std::vector<Span> split_marks(const std::string &text) {
     return spans;
 }
 
-// Cuts text at special tokens, one kind after the other as upstream does.
-std::vector<Part> split_special(const std::string &text, const SpecialTokens &special_tokens) {
-    std::vector<Part> parts = {{-1, {{Role::text, text}}}};
-    for (const auto &[special, id] : special_tokens) {
-        std::vector<Part> cut;
-        for (Part &part : parts) {
-            if (part.token >= 0) {
-                cut.push_back(std::move(part));
-                continue;
-            }
-            const std::string rest = part.run[0].text;
-            size_t at = 0;
-            for (size_t found; (found = rest.find(special, at)) != std::string::npos; at = found + special.size()) {
-                if (found > at) {
-                    cut.push_back({-1, {{Role::text, rest.substr(at, found - at)}}});
-                }
-                cut.push_back({id, {}});
-            }
-            if (at < rest.size()) {
-                cut.push_back({-1, {{Role::text, rest.substr(at)}}});
-            }
-        }
-        parts = std::move(cut);
-    }
-    return parts;
-}
-
 void append(Layout &layout, Part part) {
     if (part.token < 0 && !layout.empty() && layout.back().token < 0) {
         std::move(part.run.begin(), part.run.end(), std::back_inserter(layout.back().run));
@@ -106,8 +79,8 @@ Layout template_layout(const std::string &text, const SpecialTokens &special_tok
             append(layout, {-1, {std::move(span)}});
             continue;
         }
-        for (Part &part : split_special(span.text, special_tokens)) {
-            append(layout, std::move(part));
+        for (TemplatePiece &piece : split_special(span.text, special_tokens)) {
+            append(layout, piece.token >= 0 ? Part{piece.token, {}} : Part{-1, {{Role::text, std::move(piece.text)}}});
         }
     }
     return layout;

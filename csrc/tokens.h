@@ -47,7 +47,12 @@ struct Tokens {
     int64_t n_tokens(int64_t i) const noexcept {
         return offsets[static_cast<size_t>(i) + 1] - offsets[static_cast<size_t>(i)];
     }
+    int64_t n_media(int64_t i) const noexcept; // spans
+    std::string name(int64_t i) const;         // in messages: "text 3", or "input 3" if it holds media
 };
+
+// Throws unless there is a tokenizer, and the prompt is fit for it.
+void check_tokenizer(const Model &model, const TokenizeOptions &options);
 
 // Tells the caller, who collects errors, which texts have no tokens.
 void report_inputs(const Tokens &tokens, const TokenizeOptions &options);

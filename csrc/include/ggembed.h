@@ -410,9 +410,11 @@ typedef struct gge_part {
  * that the model's vocabulary has for them (<|vision_start|> and the like), before each pair of frames of a video the
  * time, "<0.1 seconds>", if the vocabulary has such tokens. Ids of rows that media fill are -1 in gge_tokens_ids. An
  * input of text alone becomes what gge_tokenize makes of it.
- * max_tokens and overflow cut inputs without media; one with media that has more tokens is _TOO_LONG. The prompt stands
- * in front of every input, but for those that begin with a text part that begins with it. parse_special is not used.
- * Statuses: as gge_tokenize; GGE_E_UNSUPPORTED if the model takes no media of that kind. Any thread.
+ * overflow cuts inputs of text alone; one with media, or with special tokens of a template, that has more than
+ * max_tokens is _TOO_LONG. The prompt stands in front of every input, but for those whose text up to the first medium
+ * or special token begins with it. parse_special is not used.
+ * Statuses: as gge_tokenize; per input also GGE_E_INVALID for a medium that was made for another encoder than the
+ * model's, and GGE_E_UNSUPPORTED if the model takes none of that kind. Any thread.
  */
 gge_status gge_tokenize_parts(const gge_model *model, const gge_part *parts, const int64_t *offsets, int64_t n_inputs,
                               const gge_tokenize_options *opts, gge_tokens **out, gge_error *err);
@@ -517,7 +519,8 @@ typedef struct gge_encode_options {
                                      projection x row + projection_bias, before it is cut */
     const float *projection_bias; /* [n_projection] or NULL */
     int32_t n_projection;         /* width of projected rows */
-    int32_t adapter;              /* 0 = none, i = the i-th of gge_model_options.adapters, from 1 */
+    int32_t adapter;              /* 0 = none, i = the i-th of gge_model_options.adapters, from 1. One that changes
+                                     token_embd.weight is GGE_E_UNSUPPORTED with media */
     float adapter_scale;          /* factor on top of the adapter's own; 0 = 1 */
     int32_t reserved;
 } gge_encode_options;

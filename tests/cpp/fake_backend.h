@@ -1,12 +1,14 @@
 // A model without weights. One byte of text is one token; the row of a token is
 //     [ id, position, number of tokens of its sequence so far, number of sequences in the batch ]
-// so that tests can tell from a row where it was computed. The scores of a sequence are
+// so that tests can tell from a row where it was computed. In a batch of rows the first value of each stands for the
+// id. The scores of a sequence are
 //     [ its last id, its number of tokens ]
 // An adapter adds 1000 times its number, times its scale, to the first value of every row. Some ids misbehave.
 #pragma once
 
 #include "model.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -27,6 +29,7 @@ constexpr int32_t n_cls_out = 2;
 struct Log {
     std::mutex mutex;
     std::vector<std::vector<int32_t>> batches; // ids
+    std::vector<gge::TokenBatch> batches_of_rows;
     std::vector<gge::SessionOptions> opened;
     int n_wipes = 0;
     bool slow_started = false;
@@ -39,7 +42,8 @@ struct Log {
 
 class Session final : public gge::BackendSession {
 public:
-    Session(gge::SessionOptions options, Log &log) : options_(options), log_(log) {}
+    Session(gge::SessionOptions options, Log &log, bool has_mrope)
+        : options_(options), log_(log), has_mrope_(has_mrope) {}
 
     void reset(bool wipe) override {
         seen_.clear();
@@ -60,7 +64,11 @@ public:
         {
             const std::lock_guard<std::mutex> lock(log_.mutex);
             log_.batches.push_back(batch.ids);
+            if (!batch.rows.empty()) {
+                log_.batches_of_rows.push_back(batch);
+            }
         }
+        check_rows(batch);
         const int32_t n_seq = batch.sequences.back() + 1;
         if (n_seq > options_.n_seq_max) {
             throw gge::Error(GGE_E_INTERNAL, "too many sequences");
@@ -82,7 +90,7 @@ public:
                 throw gge::Error(GGE_E_ABORTED, "aborted");
             }
             int64_t &n_seen = seen_[batch.sequences[t]];
-            if (batch.positions[t] != n_seen) {
+            if (!has_mrope_ && batch.positions[t] != n_seen) {
                 throw gge::Error(GGE_E_INTERNAL, "positions of a sequence do not follow each other");
             }
             ++n_seen;
@@ -90,7 +98,8 @@ public:
                 throw gge::Error(GGE_E_INTERNAL, "cache is full");
             }
             const bool bad = id == id_nan || (id == id_nan_in_company && !wiped_);
-            const float first = bad ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(id) + shift_;
+            const float value = batch.rows.empty() ? static_cast<float>(id) : batch.rows[t * n_embd];
+            const float first = bad ? std::numeric_limits<float>::quiet_NaN() : value + shift_;
             if (options_.rank) {
                 rows_.resize(static_cast<size_t>(n_seq * n_cls_out));
                 float *scores = rows_.data() + static_cast<size_t>(batch.sequences[t] * n_cls_out);
@@ -108,8 +117,20 @@ public:
     }
 
 private:
+    void check_rows(const gge::TokenBatch &batch) const {
+        const size_t n = batch.ids.size();
+        const size_t n_places = batch.rows.empty() || !has_mrope_ ? 0 : n;
+        const bool lacks_rows =
+            batch.rows.empty() && std::find(batch.ids.begin(), batch.ids.end(), -1) != batch.ids.end();
+        if (lacks_rows || (!batch.rows.empty() && batch.rows.size() != n * n_embd) ||
+            batch.heights.size() != n_places || batch.widths.size() != n_places) {
+            throw gge::Error(GGE_E_INTERNAL, "a batch lacks rows or places");
+        }
+    }
+
     gge::SessionOptions options_;
     Log &log_;
+    bool has_mrope_;
     std::map<int32_t, int64_t> seen_;
     bool wiped_ = false;
     float shift_ = 0.0F;
@@ -138,8 +159,13 @@ public:
         if (add_special && facts_.token_bos >= 0) {
             ids.push_back(facts_.token_bos);
         }
-        for (const char c : text) {
-            ids.push_back(static_cast<unsigned char>(c));
+        for (size_t i = 0; i < text.size(); ++i) {
+            if (const auto merged = merges.find(std::string(text.substr(i, 2))); merged != merges.end()) {
+                ids.push_back(merged->second);
+                ++i;
+            } else {
+                ids.push_back(static_cast<unsigned char>(text[i]));
+            }
         }
         if (add_special && facts_.token_eos >= 0 && facts_.architecture != "eurobert") {
             ids.push_back(facts_.token_eos);
@@ -154,13 +180,10 @@ public:
             throw gge::Error(GGE_E_MEMORY, "no memory for the compute state");
         }
         log_.opened.push_back(options);
-        return std::make_unique<Session>(options, log_);
+        return std::make_unique<Session>(options, log_, facts_.has_mrope);
     }
 
-    // "<s>", "</s>" and the like are tokens 1, 2, ...
-    std::vector<std::pair<std::string, int32_t>> special_tokens() const override {
-        return {{"<sep>", 3}, {"</s>", 2}, {"<s>", 1}};
-    }
+    std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return known_special; }
 
     // The row of an id is the id, four times.
     void token_rows(const int32_t *ids, size_t n, float *rows) const override {
@@ -174,6 +197,8 @@ public:
     int64_t n_ubatch_limit = 1 << 20;
     std::vector<std::unique_ptr<gge::BackendTower>> known_towers;
     std::unique_ptr<gge::Seams> known_seams;
+    std::map<std::string, int32_t> merges; // of two bytes
+    std::vector<std::pair<std::string, int32_t>> known_special = {{"<sep>", 3}, {"</s>", 2}, {"<s>", 1}};
     mutable std::atomic<size_t> n_bytes_tokenized{0};
 
 private:
