@@ -19,6 +19,8 @@ namespace {
 constexpr int64_t default_n_ubatch = 512;
 // Upstream's limit on sequence ids.
 constexpr int64_t max_n_seq = 256;
+// Rows that a media encoder makes together: a few images, whose activations take some 100 MiB.
+constexpr int64_t default_n_tower_batch = 2048;
 // Faults in upstream that a call may meet and go on.
 constexpr int max_n_faults = 8;
 // Each sequence of a recurrent model needs its own state.
@@ -72,9 +74,20 @@ bool may_split(const ModelFacts &facts, AttentionChoice attention) {
     return facts.has_cache && causal;
 }
 
-std::string too_long(int64_t i, int64_t n_tokens, int64_t n_ctx) {
-    return "text " + std::to_string(i) + " has " + std::to_string(n_tokens) + " tokens, the context holds " +
+std::string too_long(const Tokens &tokens, int64_t i, int64_t n_ctx) {
+    return tokens.name(i) + " has " + std::to_string(tokens.n_tokens(i)) + " tokens, the context holds " +
            std::to_string(n_ctx);
+}
+
+void check_adapter_choice(const ModelFacts &f, const Tokens &tokens, int32_t adapter) {
+    if (adapter > f.n_adapters) {
+        throw Error(GGE_E_INVALID, "adapter is " + std::to_string(adapter) + ", the model was loaded with " +
+                                       std::to_string(f.n_adapters) + " adapters");
+    }
+    if (!tokens.media.empty() && f.token_adapters.count(adapter) > 0) {
+        throw Error(GGE_E_UNSUPPORTED,
+                    "adapter " + std::to_string(adapter) + " changes token_embd.weight, so it does not go with media");
+    }
 }
 
 // What a call wants its rows to be, checked against the model and the caller's buffer.
@@ -210,6 +223,8 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
                      : (may_split_ ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL);
 
     session_ = model_->backend().open(session_options_);
+    media_ = std::make_unique<MediaRows>(*model_, n_threads_,
+                                         options.n_tower_batch > 0 ? options.n_tower_batch : default_n_tower_batch);
     worker_ = std::thread(&Engine::work, this);
 }
 
@@ -237,6 +252,7 @@ void Engine::close() noexcept {
     finished_.notify_all();
     if (worker.joinable()) {
         worker.join();
+        media_.reset();
         session_.reset();
     }
 }
@@ -271,10 +287,7 @@ void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const Ro
     }
     const gge_pooling pooling = options.pooling == GGE_POOLING_DEFAULT ? model_->pooling() : options.pooling;
     const ModelFacts &f = model_->facts();
-    if (options.adapter > f.n_adapters) {
-        throw Error(GGE_E_INVALID, "adapter is " + std::to_string(options.adapter) + ", the model was loaded with " +
-                                       std::to_string(f.n_adapters) + " adapters");
-    }
+    check_adapter_choice(f, tokens, options.adapter);
     const RowFormat format = pooling == GGE_POOLING_RANK ? rank_format(f, options) : read_format(f, options);
     check_out(out, pooling == GGE_POOLING_NONE ? static_cast<int64_t>(tokens.ids.size()) : tokens.n_texts(),
               format.type, format.n_out);
@@ -286,9 +299,9 @@ void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const Ro
         if (tokens.status[static_cast<size_t>(i)] != GGE_OK) {
             job->fail(i, tokens.status[static_cast<size_t>(i)], tokens.messages.at(i));
         } else if (n == 0) {
-            job->fail(i, GGE_E_EMPTY, "text " + std::to_string(i) + " has no tokens");
+            job->fail(i, GGE_E_EMPTY, tokens.name(i) + " has no tokens");
         } else if (n > n_ctx_) {
-            job->fail(i, GGE_E_TOO_LONG, too_long(i, n, n_ctx_));
+            job->fail(i, GGE_E_TOO_LONG, too_long(tokens, i, n_ctx_));
         } else {
             job->n_tokens[static_cast<size_t>(i)] = n;
             job->n_total += n;
@@ -401,6 +414,7 @@ void Engine::work() noexcept {
                 error = std::current_exception();
             }
         }
+        media_->clear();
         lock.lock();
         running_.reset();
         job->error = error;
@@ -422,7 +436,7 @@ void Engine::run(Job &job) {
         for (int64_t i = 0; i < job.tokens.n_texts(); ++i) {
             if (job.n_tokens_of(i) > limit) {
                 job.fail(i, GGE_E_MEMORY,
-                         "text " + std::to_string(i) + " has " + std::to_string(job.n_tokens_of(i)) +
+                         job.tokens.name(i) + " has " + std::to_string(job.n_tokens_of(i)) +
                              " tokens, there is memory for " + std::to_string(limit) + ": " + e.what());
             }
         }
@@ -432,11 +446,13 @@ void Engine::run(Job &job) {
 }
 
 void Engine::run_plan(Job &job, const std::vector<Microbatch> &batches) {
+    media_->start(job.tokens);
     for (size_t b = 0; b < batches.size() && !job.abort; ++b) {
         const Microbatch &batch = batches[b];
         const bool dropped = batch.continues && job.n_tokens_of(batch.pieces[0].i_input) == 0;
         if (!dropped) {
             try {
+                media_->prepare(batches, b, job.abort);
                 compute(job, batch);
             } catch (const Error &e) {
                 if (job.abort) {
@@ -450,6 +466,7 @@ void Engine::run_plan(Job &job, const std::vector<Microbatch> &batches) {
         if (b + 1 == batches.size() || !batches[b + 1].continues) {
             retry_not_finite(job);
         }
+        media_->release(b);
     }
 }
 
@@ -473,20 +490,27 @@ void Engine::retry_alone(Job &job, const Microbatch &batch, const Error &error) 
     }
 }
 
-// Runs one micro-batch and writes the rows of the inputs that end in it.
-void Engine::compute(Job &job, const Microbatch &batch) {
+void Engine::fill_tokens(const Job &job, const Microbatch &batch) {
     tokens_.ids.clear();
     tokens_.positions.clear();
     tokens_.sequences.clear();
     for (size_t k = 0; k < batch.pieces.size(); ++k) {
         const Piece &piece = batch.pieces[k];
-        const int32_t *ids = job.tokens.ids.data() + job.tokens.offsets[static_cast<size_t>(piece.i_input)];
+        const int64_t first = job.tokens.offsets[static_cast<size_t>(piece.i_input)];
         for (int64_t t = piece.begin; t < piece.end; ++t) {
-            tokens_.ids.push_back(ids[t]);
-            tokens_.positions.push_back(static_cast<int32_t>(t));
+            const auto at = static_cast<size_t>(first + t);
+            tokens_.ids.push_back(job.tokens.ids[at]);
+            tokens_.positions.push_back(job.tokens.positions.empty() ? static_cast<int32_t>(t)
+                                                                     : job.tokens.positions[at].t);
             tokens_.sequences.push_back(static_cast<int32_t>(k));
         }
     }
+    media_->fill(batch, tokens_);
+}
+
+// Runs one micro-batch, whose media are prepared, and writes the rows of the inputs that end in it.
+void Engine::compute(Job &job, const Microbatch &batch) {
+    fill_tokens(job, batch);
     if (session_ == nullptr) { // dropped after a failure
         session_ = model_->backend().open(session_options_);
     }
@@ -531,7 +555,14 @@ void Engine::write_rows(Job &job, const Piece &piece, const float *rows) {
         if (piece.begin == 0) {
             job.pooler.start();
         }
-        job.pooler.add(rows, n);
+        int64_t begin = 0;
+        int64_t end = static_cast<int64_t>(n);
+        if (const auto pooled = job.tokens.pooled.find(i);
+            pooled != job.tokens.pooled.end() && job.pooling == GGE_POOLING_MEAN) {
+            begin = std::clamp(pooled->second.begin - piece.begin, begin, end);
+            end = std::clamp(pooled->second.end - piece.begin, begin, end);
+        }
+        job.pooler.add(rows + static_cast<size_t>(begin) * job.format.n_embd, static_cast<size_t>(end - begin));
         if (ends) {
             job.pooler.finish(job.pooled.data());
             finite = job.writer.write(job.pooled.data(), job.row(i));
@@ -562,7 +593,7 @@ void Engine::retry_not_finite(Job &job) {
         if (!job.not_finite.empty()) {
             job.not_finite.clear();
             wipe();
-            job.fail(i, GGE_E_NOT_FINITE, "the row of text " + std::to_string(i) + " is not finite");
+            job.fail(i, GGE_E_NOT_FINITE, "the row of " + job.tokens.name(i) + " is not finite");
         }
     }
 }
@@ -571,7 +602,9 @@ void Engine::run_alone(Job &job, int64_t i) {
     std::vector<int64_t> only(job.n_tokens.size(), 0);
     only[static_cast<size_t>(i)] = job.n_tokens_of(i);
     for (const Microbatch &batch : plan(only, limits())) {
+        media_->prepare_alone(batch, job.abort);
         compute(job, batch);
+        media_->release_alone();
     }
 }
 

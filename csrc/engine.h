@@ -1,6 +1,7 @@
 // The queue, the worker thread, and the way from tokens to the caller's rows.
 #pragma once
 
+#include "media_rows.h"
 #include "planner.h"
 #include "rows.h"
 #include "tokens.h"
@@ -43,6 +44,7 @@ private:
     void run(Job &job);
     void run_plan(Job &job, const std::vector<Microbatch> &batches);
     void compute(Job &job, const Microbatch &batch);
+    void fill_tokens(const Job &job, const Microbatch &batch);
     void write_rows(Job &job, const Piece &piece, const float *rows);
     void retry_alone(Job &job, const Microbatch &batch, const Error &error);
     void retry_not_finite(Job &job);
@@ -64,6 +66,7 @@ private:
     // Owned by the worker once it runs. session_options_ is read elsewhere under mutex_.
     SessionOptions session_options_;
     std::unique_ptr<BackendSession> session_;
+    std::unique_ptr<MediaRows> media_;
     TokenBatch tokens_;
 
     mutable std::mutex mutex_;

@@ -1,0 +1,72 @@
+// The rows that towers make of the media in a job: which of them are made together, and how long they are kept.
+#pragma once
+
+#include "media.h"
+#include "planner.h"
+#include "tokens.h"
+
+#include <map>
+
+namespace gge {
+
+// Used by one thread at a time.
+class MediaRows {
+public:
+    // n_tower_batch: rows that a tower makes together; a medium that has more is encoded by itself.
+    MediaRows(const Model &model, int32_t n_threads, int64_t n_tower_batch);
+
+    // Begins a job; tokens are borrowed until the next one or clear().
+    void start(const Tokens &tokens);
+
+    // Has the media of a micro-batch encoded, together with those of the ones behind it as far as there is room.
+    void prepare(const std::vector<Microbatch> &batches, size_t at, const std::atomic<bool> &abort);
+
+    // Has those of one that is no part of the plan encoded, until the next release.
+    void prepare_alone(const Microbatch &batch, const std::atomic<bool> &abort);
+
+    // Fills in the rows of a micro-batch that holds media, which are prepared, and the places of its tokens.
+    void fill(const Microbatch &batch, TokenBatch &out) const;
+
+    // Drops what only micro-batches up to that one need.
+    void release(size_t at);
+    void release_alone();
+
+    // Drops everything but the compute states.
+    void clear() noexcept;
+
+private:
+    using Key = std::pair<const Media *, size_t>; // a unit of a medium
+
+    struct Held {
+        std::vector<float> rows;
+        int64_t last_use = 0; // micro-batch
+        bool finite = true;
+    };
+
+    // Units that are to be encoded together.
+    struct Window {
+        std::map<Key, int64_t> last_uses;
+        std::vector<const MediaSpan *> spans; // of each unit, the first
+        int64_t n_rows = 0;
+        size_t end = 0; // the first micro-batch that is not in it as a whole
+    };
+
+    std::vector<const MediaSpan *> spans_of(const Microbatch &batch) const;
+    Window gather(const Microbatch *batches, size_t n, int64_t first);
+    void encode(const Window &window, const std::atomic<bool> &abort);
+    void run_pass(const Window &window, const std::vector<const MediaSpan *> &spans, const std::atomic<bool> &abort);
+    TowerSession &session(gge_modality modality);
+    void drop_until(int64_t batch);
+    void fill_piece(const Piece &piece, TokenBatch &out, float *rows) const;
+
+    const Model &model_;
+    const int32_t n_threads_;
+    const int64_t n_tower_batch_;
+    const Tokens *tokens_ = nullptr;
+    int64_t room_ = 0;       // rows of a pass in this job
+    size_t alone_until_ = 0; // up to there each micro-batch is encoded by itself, since together they failed
+    std::map<Key, Held> held_;
+    std::map<gge_modality, std::unique_ptr<TowerSession>> sessions_;
+};
+
+} // namespace gge
