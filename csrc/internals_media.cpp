@@ -42,7 +42,9 @@ Image resize(const Image &image, int32_t height, int32_t width) {
 
 // [n_bins, n_frames]
 auto log_mel(const py::array_t<float, py::array::c_style> &samples, int32_t n_bins) {
-    gge::check_n_samples(samples.size());
+    if (samples.size() == 0) {
+        throw py::value_error("there are no samples");
+    }
     std::vector<float> values;
     {
         const py::gil_scoped_release released;
@@ -83,6 +85,7 @@ void bind_media(py::module_ &m) {
     m.def("image_size", image_size);
     m.def("video_size", video_size);
     m.def("resize", resize);
+    m.def("check_n_samples", gge::check_n_samples);
     m.def("log_mel", log_mel);
     m.def("patches", patches);
 }

@@ -244,7 +244,7 @@ private:
 } // namespace
 
 void check_n_samples(int64_t n_samples) {
-    const int64_t ms = n_samples * 1000 / mel_sample_rate;
+    const int64_t ms = n_samples / (mel_sample_rate / 1000);
     if (ms < min_audio_ms) {
         throw Error(GGE_E_INVALID, "audio has " + std::to_string(std::max<int64_t>(ms, 0)) + " ms, it needs at least " +
                                        std::to_string(min_audio_ms) + " ms");
