@@ -35,7 +35,7 @@ AUDIOS = {
     "wav": ("wav", "pcm_s16le", "s16", 44_100),
     "mp3": ("mp3", "libmp3lame", "fltp", 44_100),
     "flac": ("flac", "flac", "s16", 44_100),
-    "ogg": ("ogg", "flac", "s16", 44_100),
+    "ogg": ("ogg", "vorbis", "fltp", 44_100),
     "m4a": ("ipod", "aac", "fltp", 44_100),
     "opus": ("ogg", "libopus", "s16", 48_000),
 }
@@ -92,15 +92,17 @@ def make_video(
 ) -> bytes:
     """A video file, of VIDEOS.
 
-    seconds: length of a sound track; pts: when each frame is shown, in units of 1 / fps.
+    seconds: length of a sound track; pts: when each frame is shown, in units of 1 / fps. In an MP4
+    those before 0 are in the file and are not shown.
     """
     container, codec, pix_fmt, sound_codec = VIDEOS[kind]
-    out = io.BytesIO()
-    with av.open(out, "w", format=container) as file:
+    out, options = io.BytesIO(), {"avoid_negative_ts": "disabled"} if pts else {}
+    with av.open(out, "w", format=container, options=options) as file:
         stream = file.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = 6
+        stream.codec_context.max_b_frames = 0
         stream.bit_rate = 2_000_000
         sound = None if seconds is None else _sound_stream(file, sound_codec, 44_100, 2)
         for i, array in enumerate(frames(n_frames)):
@@ -135,6 +137,8 @@ def _sound_stream(file, codec: str, rate: int, n_channels: int):
     rate = 48_000 if codec == "libopus" else rate
     stream = file.add_stream(codec, rate=rate, layout=layout)
     stream.bit_rate = 128_000
+    if codec == "vorbis":
+        stream.codec_context.options = {"strict": "experimental"}
     return stream
 
 

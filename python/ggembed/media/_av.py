@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,20 @@ _CONTAINERS = "mov,avi,matroska,flv,asf,ogg,wav,mp3,flac"
 _NAMES = "MP4, MOV, M4A, AVI, Matroska, WebM, FLV, WMV, Ogg, Opus, WAV, MP3, FLAC"
 
 
+class _Stream:
+    """A file for PyAV, which would print exceptions of a seek to nowhere."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
+
+
 @contextmanager
 def _opened(file: _sources.File, limits: MediaLimits, name: str) -> Iterator[Any]:
     """A container of PyAV."""
@@ -29,7 +43,7 @@ def _opened(file: _sources.File, limits: MediaLimits, name: str) -> Iterator[Any
         _whole.check(stream, stream.seek(0, 2), name)
         try:
             container = av.open(
-                stream,
+                _Stream(stream),
                 options={"max_pixels": str(limits.max_image_pixels)},
                 container_options={"format_whitelist": _CONTAINERS},
             )
@@ -49,6 +63,11 @@ class VideoFile:
         with _opened(file, limits, name) as container:
             stream = self._stream(container)
             self.size = (stream.codec_context.width, stream.codec_context.height)
+            if 0 in self.size:
+                raise MediaError(
+                    f"{name} has frames of no size, or of more than {limits.max_image_pixels} "
+                    "pixels, the limit max_image_pixels"
+                )
             limits.check_pixels(self.size, name)
             for packet in container.demux(stream):
                 self.n_frames += packet.size > 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import io
 import re
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +72,7 @@ def _size_of(data: bytes, limits: MediaLimits, name: str) -> tuple[int, int]:
         return width, height
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(data: bytes, limits: MediaLimits, name: str) -> Iterator[Any]:
     """An image of Pillow, of which only the header has been read."""
     kind = _format_of(data)
@@ -84,6 +87,8 @@ def _opened(data: bytes, limits: MediaLimits, name: str) -> Iterator[Any]:
     module, factory = _PILLOW[kind]
     package = "pillow-heif" if kind == "HEIC" else "pillow"
     open_file = getattr(_sources.decoder(module, package, f"{name} ({kind})"), factory)
+    if kind == "TIFF":
+        _silence_libtiff()
     with _sources.decoding(name), _quiet(), open_file(io.BytesIO(data)) as image:
         limits.check_pixels(image.size, name)
         if kind == "JPEG":
@@ -170,6 +175,20 @@ def _check_passes(data: bytes, size: tuple[int, int], limits: MediaLimits, name:
         )
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Stops libtiff inside of Pillow from printing what is wrong with a file.
+
+    Pillow raises an error all the same. Where its wheels have no such library, it prints.
+    """
+    folder = Path(_sources.decoder("PIL", "pillow", "TIFF").__file__).parent
+    for library in (*folder.parent.glob("pillow.libs/libtiff*"), *folder.glob(".dylibs/libtiff*")):
+        with contextlib.suppress(OSError, AttributeError):
+            set_handler = ctypes.CDLL(str(library)).TIFFSetErrorHandler
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
+
+
 _user_images = threading.Lock()
 
 # Pillow warns of odd metadata, which does not concern the pixels. Warnings are switched off while
@@ -179,7 +198,7 @@ _n_quiet = 0
 _filters: Any = None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     global _n_quiet, _filters
     if getattr(sys.flags, "context_aware_warnings", 0):  # of this thread alone, Python 3.14

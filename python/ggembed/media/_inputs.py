@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, SupportsIndex
 
@@ -195,16 +195,15 @@ class Pdf(Medium):
     kind: ClassVar[str] = "PDF"
     source: Any
     _: KW_ONLY
-    pages: SupportsIndex | slice | Sequence[int] | None = None
+    pages: SupportsIndex | slice | Iterable[int] | None = None
     dpi: float = 150
     password: str | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.pages, SupportsIndex):
-            object.__setattr__(self, "pages", (operator.index(self.pages),))
-        elif self.pages is not None and not isinstance(self.pages, slice):
-            object.__setattr__(self, "pages", tuple(map(operator.index, self.pages)))
+        if self.pages is not None and not isinstance(self.pages, slice):
+            pages = self.pages if isinstance(self.pages, Iterable) else [self.pages]
+            object.__setattr__(self, "pages", tuple(map(operator.index, pages)))
         self._set_source("")
         self._check_positive("dpi", "min_pixels", "max_pixels")

@@ -51,8 +51,9 @@ def _open(pdfium: Any, data: bytes, password: str | None, name: str) -> Any:
     try:
         return pdfium.PdfDocument(data, password=password)
     except pdfium.PdfiumError as err:
-        if "password" not in str(err).lower():
-            raise
+        # After other failures too, PDFium may report the error of an earlier document.
+        if "password" not in str(err).lower() or b"/Encrypt" not in data:
+            raise MediaError(f"{name} cannot be decoded: PDFium finds no pages in it") from err
         what = "is encrypted and needs a password" if password is None else "has another password"
         raise MediaError(f"{name} {what}: Pdf(..., password=...)") from err
 

@@ -79,15 +79,15 @@ class Mono:
 def mono_of(array: npt.NDArray[Any], name: str) -> Samples:
     """The mean of the channels of (n_samples, n_channels), as float32 within -1 to 1."""
     kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
-    mean = array.mean(axis=1, dtype=np.float32 if kind == "f" and bits <= 32 else np.float64)
-    if kind == "u" and bits == 8:
-        mean = (mean - 128.0) / 128.0
-    elif kind == "i" and bits in (16, 32, 64):
-        mean = mean / 2.0 ** (bits - 1)
-    elif kind != "f":
+    if not (kind == "f" or (kind == "u" and bits == 8) or (kind == "i" and bits >= 16)):
         raise MediaError(
             f"{name}: samples must be floating point, int16, int32 or uint8, got {array.dtype}"
         )
+    mean = array.mean(axis=1, dtype=np.float32 if kind == "f" and bits <= 32 else np.float64)
+    if kind == "u":
+        mean = (mean - 128.0) / 128.0
+    elif kind == "i":
+        mean = mean / 2.0 ** (bits - 1)
     return np.asarray(mean, np.float32)
 
 

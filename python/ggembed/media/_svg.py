@@ -6,6 +6,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import MediaError
 from . import _sources
@@ -57,13 +58,21 @@ def rasterise(data: bytes, limits: MediaLimits, name: str, size_of: SizeOf) -> b
         _check_references(root, _embedded_images(root, size_of), name)
         _set_size(root, size)
         has_text = any(_tag(element) in ("text", "tspan") for element in root.iter())
-        return bytes(
-            resvg.svg_to_bytes(
-                svg_string=ET.tostring(root, "unicode"),
-                background="#ffffff",
-                skip_system_fonts=not has_text,  # finding them takes longer than most drawings
-            )
+        return _rendered(resvg, ET.tostring(root, "unicode"), has_text)
+
+
+def _rendered(resvg: Any, drawing: str, has_text: bool) -> bytes:
+    try:
+        png = resvg.svg_to_bytes(
+            svg_string=drawing,
+            background="#ffffff",
+            skip_system_fonts=not has_text,  # finding them takes longer than most drawings
         )
+    except BaseException as err:
+        if type(err).__name__ != "PanicException":  # of Rust, which is no Exception
+            raise
+        raise MediaError(f"the renderer failed: {err}") from err
+    return bytes(png)
 
 
 def _tag(element: ET.Element) -> str:
@@ -148,7 +157,11 @@ def _check_references(root: ET.Element, images: dict[ET.Element, int], name: str
         costs[element] = min(total, MAX_ELEMENTS + 1)
         return costs[element]
 
-    if cost(root) > MAX_ELEMENTS:
+    try:
+        n_elements = cost(root)
+    except RecursionError as err:
+        raise MediaError(f"{name}: its elements are nested too deeply") from err
+    if n_elements > MAX_ELEMENTS:
         raise MediaError(
             f"{name} has more than {MAX_ELEMENTS} elements when its references are followed "
             f"({_PIXELS_PER_ELEMENT} pixels of an image count as one)"

@@ -34,6 +34,8 @@ def check(file: BinaryIO, n_bytes: int, name: str) -> None:
         missing = _ogg(file, n_bytes)
     elif head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
         missing = _mp3(file, head, n_bytes)
+    elif head[:4] == b"\x89PNG":
+        missing = 0 if b"IEND" in head or b"IEND" in file.read() else 1
     elif head[:5] == b"%PDF-":
         missing = _pdf(file, n_bytes)
     file.seek(0)
@@ -93,7 +95,9 @@ def _flv(file: BinaryIO, head: bytes, n_bytes: int) -> int:
         if tag[0] & 0x1F not in (8, 9, 18):
             return 0
         pos += 11 + int.from_bytes(tag[1:4], "big") + 4
-    return pos - n_bytes
+    if pos < n_bytes:
+        return pos + 11 - n_bytes
+    return pos - n_bytes if pos - n_bytes > 4 else 0  # the last size is often left out
 
 
 def _asf(file: BinaryIO, n_bytes: int) -> int:

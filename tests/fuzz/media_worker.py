@@ -1,0 +1,97 @@
+"""Decodes one media file after another as told on standard input, and says how each ended.
+
+Runs as a process of its own, so that a crash is the finding and not the end of the test run. A
+stand-in takes the place of the native library: the decoders are what is tried.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from ggembed import EmbedError
+from ggembed.media import Audio, Image, Pdf, Video, _prepare, prepare
+
+# What a process that decodes with the default limits may take. The address space is larger by
+# that of the libraries, their threads and what they reserve but do not touch.
+MAX_RESIDENT_BYTES = 2 << 30
+ADDRESS_SPACE = 6 << 30
+
+MEDIA = {"image": Image, "audio": Audio, "video": Video, "pdf": Pdf}
+
+
+class Taker:
+    """Takes what the native library would, and checks that it may."""
+
+    @staticmethod
+    def image(_model: object, pixels: np.ndarray, **_limits: int) -> str:
+        assert pixels.ndim == 3
+        assert pixels.shape[2] == 3
+        assert pixels.size > 0
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+        return "image"
+
+    @classmethod
+    def video(cls, model, frames, n_frames, size, seconds, **_limits) -> str:
+        n_taken = 0
+        for frame in frames:
+            cls.image(model, frame)
+            assert frame.shape == (size[1], size[0], 3)
+            n_taken += 1
+        assert 1 <= n_frames <= 32
+        assert n_taken <= n_frames
+        assert seconds is None or seconds.shape == (n_frames,)
+        return "video"
+
+    @staticmethod
+    def audio(_model: object, samples: np.ndarray) -> str:
+        assert samples.dtype == np.float32
+        assert samples.ndim == 1
+        assert samples.size > 0
+        assert samples.flags.c_contiguous
+        assert np.isfinite(samples).all()
+        return "audio"
+
+
+def run(path: str, kind: str) -> tuple[str, str]:
+    """How a file ended: "works", or the name and the message of our error."""
+    options = {"audio": True, "fps": "source"} if kind == "video" else {}
+    if path.endswith("-password"):
+        options["password"] = "secret"
+    for source in (path, Path(path).read_bytes()):
+        try:
+            prepare(MEDIA[kind](source, **options), None)
+        except EmbedError as err:
+            end = type(err).__name__, str(err)
+            if not str(err) or "\n" in str(err):
+                return "wrong", f"{end[0]} with the message {str(err)!r}"
+        else:
+            end = "works", ""
+        options.pop("fps", None)  # once with the times of the file, once without
+    return end
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prepare._native.Media = Taker
+    print("ready", flush=True)
+    for line in sys.stdin:
+        started = time.monotonic()
+        try:
+            end, message = run(*json.loads(line))
+        except Exception as err:  # any other class is a finding
+            end, message = "wrong", f"{type(err).__module__}.{type(err).__name__}: {err}"
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if resident > MAX_RESIDENT_BYTES:
+            end, message = "wrong", f"{resident >> 20} MiB of memory, after which: {end} {message}"
+        print(json.dumps([end, message, time.monotonic() - started, resident]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
