@@ -19,8 +19,6 @@ namespace {
 constexpr int64_t default_n_ubatch = 512;
 // Upstream's limit on sequence ids.
 constexpr int64_t max_n_seq = 256;
-// Rows that a media encoder makes together: a few images, whose activations take some 100 MiB.
-constexpr int64_t default_n_tower_batch = 2048;
 // Faults in upstream that a call may meet and go on.
 constexpr int max_n_faults = 8;
 // Each sequence of a recurrent model needs its own state.

@@ -20,7 +20,7 @@ enum class FlashAttention { automatic, on, off };
 constexpr auto abort_interval = std::chrono::milliseconds(50);
 
 // Rows that a media encoder makes together where the engine chooses.
-constexpr int32_t default_n_tower_batch = 1024;
+constexpr int32_t default_n_tower_batch = 2048;
 
 struct Callbacks {
     gge_progress_fn progress = nullptr;
