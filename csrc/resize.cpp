@@ -121,7 +121,7 @@ double bicubic(double x) {
 
 int32_t fixed_point(double weight) {
     const double scaled = weight * (1 << weight_bits);
-    return static_cast<int32_t>(scaled < 0.0 ? scaled - 0.5 : scaled + 0.5);
+    return static_cast<int32_t>(std::trunc(scaled + std::copysign(0.5, scaled)));
 }
 
 Taps taps(int32_t n_source, int32_t n_target) {
@@ -136,8 +136,8 @@ Taps taps(int32_t n_source, int32_t n_target) {
     std::vector<double> weights(static_cast<size_t>(t.n_max));
     for (int32_t i = 0; i < n_target; ++i) {
         const double center = (i + 0.5) * scale;
-        const int32_t first = std::max(static_cast<int32_t>(center - support + 0.5), 0);
-        const int32_t n = std::min(static_cast<int32_t>(center + support + 0.5), n_source) - first;
+        const int32_t first = std::max(static_cast<int32_t>(std::floor(center - support + 0.5)), 0);
+        const int32_t n = std::min(static_cast<int32_t>(std::floor(center + support + 0.5)), n_source) - first;
         double sum = 0.0;
         for (int32_t k = 0; k < n; ++k) {
             const double weight = bicubic((k + first - center + 0.5) * (1.0 / stretch));

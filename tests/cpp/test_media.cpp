@@ -229,8 +229,8 @@ TEST(patches_stand_in_the_order_of_cells) {
     const auto media = Media::image(*f.model, frame.pixels(), {});
     const std::vector<float> values = values_of(*media, 0);
     CHECK_EQ(values.size(), 16U * 24U);
-    const auto value = [&](int32_t x, int32_t y, int32_t channel) {
-        const auto byte = static_cast<float>(frame.bytes[static_cast<size_t>(3 * (8 * y + x) + channel)]);
+    const auto value = [&](size_t x, size_t y, size_t channel) {
+        const auto byte = static_cast<float>(frame.bytes[3 * (8 * y + x) + channel]);
         return (byte / 255.0F - 0.5F) / 0.5F;
     };
     const auto near = [](float a, float b) { return std::abs(a - b) < 1e-6F; };
