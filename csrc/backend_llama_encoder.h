@@ -93,7 +93,6 @@ public:
     int64_t n_params() const { return n_params_; }
     int64_t file_bytes() const { return file_bytes_; } // of the tensors, as the file has them
     int64_t memory() const { return memory_; }         // once loaded
-    size_t n_tensors() const { return stored_.size() + made_.size(); }
 
 private:
     struct Stored {
@@ -113,6 +112,7 @@ private:
     int64_t use(const std::string &name, const std::vector<int64_t> &shape);
     BufferPtr allocate(ggml_context *tensors, ggml_backend_dev_t device);
     bool map();
+    int64_t mapped_bytes() const;
     std::vector<float> values(int64_t i) const;
 
     std::shared_ptr<const TowerFile> file_;

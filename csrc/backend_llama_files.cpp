@@ -1,6 +1,8 @@
 // GGUF files as such: what is looked at before upstream gets to see a file, and the memory that a model needs.
 #include "backend_llama.h"
 
+#include "backend_llama_towers.h"
+
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
 #include <src/llama-ext.h>
@@ -277,6 +279,14 @@ void add_adapter(gge_memory &memory, const std::string &path, int32_t first_laye
     }
 }
 
+void add_towers(gge_memory &memory, const gge_memory &towers) {
+    memory.weights_device += towers.weights_device;
+    memory.weights_host += towers.weights_host;
+    memory.compute_device += towers.compute_device;
+    memory.compute_host += towers.compute_host;
+    memory.output_host += towers.output_host;
+}
+
 } // namespace
 
 gge_memory estimate_llama_model(const std::string &path, const Device &device, const LoadOptions &options,
@@ -306,6 +316,7 @@ gge_memory estimate_llama_model(const std::string &path, const Device &device, c
         add_adapter(memory, adapter.path, llama_model_n_layer(opened.model.get()) + 1 - opened.n_gpu_layers,
                     opened.n_gpu_layers);
     }
+    add_towers(memory, estimate_towers(options.mmproj, device, llama_model_n_embd_out(opened.model.get())));
     return memory;
 }
 

