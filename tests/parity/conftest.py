@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from typing import TYPE_CHECKING
 
-from fixtures import FIGURES, figures, minilm, tiny  # noqa: F401
+from fixtures import FIGURES, build_dir, figures, internals, minilm, tiny  # noqa: F401
 
 if TYPE_CHECKING:
     import pytest

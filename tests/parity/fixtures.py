@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,9 @@ from ggembed.convert import convert_bert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
+
+ROOT = Path(__file__).parents[2]
 
 FIGURES = pytest.StashKey[list[str]]()
 
@@ -65,3 +70,24 @@ def minilm() -> Callable[[str], Path]:
         return path(file_type)
 
     return get
+
+
+@pytest.fixture(scope="session")
+def build_dir() -> Path:
+    """The build folder with the native tests."""
+    folder = Path(os.environ.get("GGEMBED_BUILD_DIR", ROOT / "build" / "wheel"))
+    if not (folder / "tests" / "CTestTestfile.cmake").exists():
+        pytest.skip(f"no native tests in {folder}; build with GGEMBED_BUILD_TESTS=ON (make build)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def internals(build_dir: Path) -> ModuleType:
+    """The white-box module: pure pieces, and a copy of the library that can be made to fail."""
+    sys.path.insert(0, str(build_dir / "tests"))
+    try:
+        return importlib.import_module("_ggembed_internals")
+    except ImportError as err:
+        pytest.skip(f"the pure pieces are built for another Python: {err}")
+    finally:
+        sys.path.remove(str(build_dir / "tests"))

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import rows
 import texts
+import tiny_towers
 from fixtures import fetch_minilm
 from test_parity import LIMITS
 from test_rerankers import LIMIT as LIMIT_SCORES
+from test_towers import parts, run_of
 
 _MISSING = [p for p in ("torch", "transformers", "sentence_transformers") if find_spec(p) is None]
 
@@ -38,6 +40,13 @@ def reference():
 
     torch.set_num_threads(1)
     return reference
+
+
+@pytest.fixture(scope="module")
+def reference_towers(reference):  # noqa: ARG001
+    import reference_towers
+
+    return reference_towers
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +139,18 @@ def test_minilm_ids_equal_its_own_tokenizer_file(minilm_folder, minilm):
     with rows.embedder(minilm("F16")) as embedder:
         found = [list(map(int, ids)) for ids in embedder.tokenize(texts.STRINGS)]
     assert found == [encode(text) for text in texts.STRINGS]
+
+
+@pytest.mark.parametrize("name", golden.TOWERS)
+def test_rows_of_towers_equal_transformers(name, internals, reference_towers, figures, tmp_path):
+    path = tiny_towers.make(name, tmp_path / f"{name}.gguf", width=48)
+    tower = internals.Tower(str(path), 48, "vision" if name in golden.GRIDS else "audio")
+    found, wanted = [], []
+    for inputs in golden.tower_cases(name).values():
+        found += run_of(name, tower)(parts(name, inputs))
+        wanted.append(reference_towers.load(name)(*inputs))
+    rows, expected = np.concatenate(found), np.concatenate(wanted)
+    cosine, worst = golden.cosine(rows, expected), np.abs(rows - expected).max()
+    figures(f"live tower {name}: min cosine 1 - {1 - cosine.min():.1e}, max abs error {worst:.1e}")
+    assert cosine.min() >= 1 - 1e-11
+    assert worst <= 2e-5

