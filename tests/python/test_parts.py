@@ -5,7 +5,8 @@ from __future__ import annotations
 import gguf_files
 import numpy as np
 import pytest
-from ggembed import quantize
+import tiny_towers
+from ggembed import _native, quantize
 
 # Architectures whose graph takes rows, and one file of each.
 MODELS = {
@@ -118,3 +119,118 @@ def test_ids_go_on_behind_rows_with_positions_of_three_parts(internals, tiny):
     rows = session.token_rows(ids)
     by_rows = session.run([-1] * 3, [2, 3, 4], [0] * 3, rows, [2, 3, 4], [2, 3, 4], continues=True)
     np.testing.assert_array_equal(by_ids, by_rows)
+
+
+# Text models with a tower that fits them.
+WITH_TOWERS = {
+    "qwen3-last": ("qwen3vl", 48),
+    "eurobert-last": ("qwen3vl", 64),
+    "qwen2vl-mean": ("qwen25vl", 64),
+}
+
+
+class Loaded:
+    """A model with a tower, an image and a video for it, without the Python API."""
+
+    def __init__(self, tiny, folder, name):
+        tower, width = WITH_TOWERS[name]
+        mmproj = tiny_towers.make(tower, folder / "mmproj.gguf", width=width)
+        self.model = _native.Model(
+            str(tiny(name)),
+            device="cpu",
+            n_gpu_layers=0,
+            mmproj=[str(mmproj)],
+            mmap=True,
+            progress=None,
+        )
+        rng = np.random.default_rng(11)
+        limits = {"min_pixels": 1, "max_pixels": 128 * 128}
+        pixels = rng.integers(0, 256, (96, 70, 3), np.uint8)
+        self.image = _native.Media.image(self.model, pixels, **limits)
+        self.videos = []
+        if tower != "qwen25vl":  # which takes none
+            frames = rng.integers(0, 256, (3, 64, 64, 3), np.uint8)
+            seconds = np.array([0.0, 0.1, 0.25])
+            self.videos.append(
+                _native.Media.video(self.model, iter(frames), 3, (64, 64), seconds, **limits)
+            )
+
+    def tokens(self, inputs, **options):
+        parts = [part for each in inputs for part in each]
+        offsets = np.cumsum([0, *map(len, inputs)])
+        return _native.Tokens(self.model, b"", offsets, parts=parts, **options)
+
+    def rows(self, inputs, *, pooling="default", **engine):
+        tokens = self.tokens(inputs)
+        n_rows = len(tokens.ids()) if pooling == "none" else len(inputs)
+        out = np.zeros((n_rows, self.model.info()["n_embd"]), np.float32)
+        state = _native.Engine(self.model, attention="default", n_threads=1, **engine)
+        try:
+            state.encode(tokens, out, pooling=pooling)
+        finally:
+            state.close()
+        return out
+
+
+def distance(a, b):
+    """The largest cosine distance of unit rows."""
+    return 1 - (a.astype(np.float64) * b).sum(axis=-1).min()
+
+
+@pytest.fixture(scope="module", params=WITH_TOWERS)
+def loaded(request, tiny, tmp_path_factory):
+    return Loaded(tiny, tmp_path_factory.mktemp("towers"), request.param)
+
+
+def test_a_row_with_media_is_the_same_alone_and_in_company(loaded):
+    image, videos = ("media", loaded.image), [("media", video) for video in loaded.videos]
+    inputs = [
+        [("text", b"a red bicycle "), image, ("text", b" in the rain")],
+        [("text", b"nothing but text")],
+        [*videos, image, ("text", b"a video")],
+        [image],
+        [("text", b"more text, which is longer"), image, image, *videos],
+    ]
+    together = loaded.rows(inputs)
+    assert np.isfinite(together).all()
+    for i, each in enumerate(inputs):
+        assert distance(loaded.rows([each]), together[i : i + 1]) < 1e-5
+    for settings in ({"n_tower_batch": 1}, {"n_ubatch": 16}, {"n_seq_max": 1}):
+        assert distance(loaded.rows(inputs, **settings), together) < 1e-5
+    assert (together[[0, 4]] @ together[3]).max() < 0.999
+    # jina-embeddings-v4's mean is over the image, which does not see the text behind it
+    is_v4 = loaded.model.info()["architecture"] == "qwen2vl"
+    assert (distance(together[2:3], together[3:4]) < 1e-5) == is_v4
+
+
+def test_texts_beside_media_keep_their_token_rows(loaded):
+    inputs = [[("text", b"only text")], [("media", loaded.image)], [("text", b"and this")]]
+    tokens = loaded.tokens(inputs)
+    rows = np.split(loaded.rows(inputs, pooling="none"), tokens.offsets()[1:-1])
+    for i in (0, 2):
+        alone = loaded.rows([inputs[i]], pooling="none")
+        assert distance(rows[i], alone) < 1e-5
+
+
+def test_what_stands_around_media_comes_from_the_vocabulary(loaded):
+    def plain(text):
+        offsets = np.array([0, len(text)])
+        tokens = _native.Tokens(loaded.model, text, offsets, add_special=False)
+        return tokens.ids().tolist()
+
+    def special(text):
+        return loaded.tokens([[("template", text)]], add_special=False).ids().tolist()
+
+    image = [("text", b"of <|vision_end|>"), ("media", loaded.image)]
+    ids = loaded.tokens([image], prompt=b"Document: ").ids().tolist()
+    head, rows = plain(b"Document: of <|vision_end|>"), [-1] * loaded.image.n_rows
+    if loaded.model.info()["architecture"] == "eurobert":
+        assert ids == head + rows + special(b"<|end_of_text|>")
+        return
+    [start], [end] = special(b"<|vision_start|>"), special(b"<|vision_end|>")
+    assert ids == [*head, start, *rows, end]
+    for video in loaded.videos:
+        ids = loaded.tokens([[("media", video)]], prompt=b"Document: ").ids().tolist()
+        pair = [start, *[-1] * (video.n_rows // 2), end]
+        stamps = plain(b"Document: <0.1 seconds>"), plain(b"<0.2 seconds>")
+        assert ids == [*stamps[0], *pair, *stamps[1], *pair]
