@@ -61,15 +61,9 @@ def decode_image(source: Any, limits: MediaLimits, name: str = "image") -> Pixel
             return _rgb_of_pil(source, limits, name)
     data = _sources.content(source, limits, name)
     if _svg.is_svg(data):
-        data = _svg.rasterise(data, limits, name, lambda image: _size_of(image, limits, name))
+        data = _svg.rasterise(data, limits, name)
     with _opened(data, limits, name) as image:
         return _rgb_of_pil(image, limits, name)
-
-
-def _size_of(data: bytes, limits: MediaLimits, name: str) -> tuple[int, int]:
-    with _opened(data, limits, name) as image:
-        width, height = image.size
-        return width, height
 
 
 @contextlib.contextmanager

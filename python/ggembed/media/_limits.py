@@ -21,6 +21,9 @@ class MediaLimits:
         Width times height of an image, of a frame of a video, of a drawing and of a PDF page at
         its dpi. The default is the size at which Pillow begins to warn of decompression bombs;
         decoding takes up to 16 bytes per pixel, 1.4 GB.
+    max_svg_seconds : float
+        Time to render a drawing, which happens in a process of its own that may take 256 MiB and
+        16 bytes per pixel of `max_image_pixels`.
     max_video_frames : int
         Frames in a video, which are all decoded before some are chosen. The default is two hours
         at 30 frames per second.
@@ -32,6 +35,7 @@ class MediaLimits:
 
     max_bytes: int = 2 << 30
     max_image_pixels: int = 89_478_485
+    max_svg_seconds: float = 8.0
     max_video_frames: int = 216_000
     max_audio_seconds: float = 3_600.0
     max_pdf_pages: int = 100

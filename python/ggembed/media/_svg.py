@@ -1,23 +1,46 @@
-"""SVG drawings as PNG, without what may harm: files, bombs of references, huge canvases."""
+"""SVG drawings as PNG, without what may harm: other files, huge canvases, bombs."""
 
 from __future__ import annotations
 
 import math
+import multiprocessing.spawn
+import os
 import re
+import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 from ..errors import MediaError
 from . import _sources
 from ._limits import MediaLimits
 
-SizeOf = Callable[[bytes], tuple[int, int]]
+# The renderer draws whatever it is asked for, and ends the process when memory is short. So it runs
+# in one of its own, with limits.
+_PROGRAM = """
+import sys
+try:
+    import resource
+    n_bytes = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except (ImportError, ValueError, OSError):
+    pass  # not on this system
+sys.path.insert(0, sys.argv[2])
+try:
+    import resvg_py
+    drawing = sys.stdin.buffer.read().decode()
+    # Looking for fonts takes longer than most drawings.
+    png = resvg_py.svg_to_bytes(
+        svg_string=drawing, background="#ffffff", skip_system_fonts=sys.argv[3] == "0"
+    )
+    sys.stdout.buffer.write(bytes(png))
+except BaseException as err:
+    print(err, file=sys.stderr)
+    sys.exit(1)
+"""
+_BASE_BYTES = 256 << 20
+_BYTES_PER_PIXEL = 16
 
-# Elements after every reference has been followed. The renderer takes some 15 microseconds and
-# 1.5 KB for each.
-MAX_ELEMENTS = 100_000
-_PIXELS_PER_ELEMENT = 1_000
 _DEFAULT_SIZE = (300.0, 150.0)  # of CSS, for a drawing that names none
 
 # Pixels in a unit of length.
@@ -33,7 +56,6 @@ _UNITS = {
     "ex": 8.0,
 }
 _LENGTH = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-z]*)\s*")
-_REFERENCE = re.compile(r"(?:url\(\s*[\"']?|^\s*)#([^\s\"')]+)")
 _ROOT = re.compile(rb"<(?:[\w.-]+:)?svg[\s>/]")
 
 
@@ -46,8 +68,8 @@ def is_svg(data: bytes) -> bool:
     return head[:1] == b"<" and _ROOT.search(head) is not None
 
 
-def rasterise(data: bytes, limits: MediaLimits, name: str, size_of: SizeOf) -> bytes:
-    """The drawing on white, as a PNG file; size_of: width and height of an image in it."""
+def rasterise(data: bytes, limits: MediaLimits, name: str) -> bytes:
+    """The drawing on white, as a PNG file."""
     resvg = _sources.decoder("resvg_py", "resvg-py", f"{name} (SVG)")
     with _sources.decoding(name):
         root = ET.fromstring(data)  # noqa: S314, expat limits the expansion of entities
@@ -55,24 +77,40 @@ def rasterise(data: bytes, limits: MediaLimits, name: str, size_of: SizeOf) -> b
             raise MediaError(f"{name}: the root of the drawing is <{_tag(root)}>, not <svg>")
         size = _size(root)
         limits.check_pixels((math.ceil(size[0]), math.ceil(size[1])), name)
-        _check_references(root, _embedded_images(root, size_of), name)
+        _drop_references(root)
         _set_size(root, size)
-        has_text = any(_tag(element) in ("text", "tspan") for element in root.iter())
-        return _rendered(resvg, ET.tostring(root, "unicode"), has_text)
+        drawing = ET.tostring(root, "utf-8")
+    has_text = any(_tag(element) in ("text", "tspan") for element in root.iter())
+    folder = str(Path(resvg.__file__).parents[1])
+    return _rendered(drawing, [folder, str(int(has_text))], limits, name)
 
 
-def _rendered(resvg: Any, drawing: str, has_text: bool) -> bytes:
+def _rendered(drawing: bytes, args: list[str], limits: MediaLimits, name: str) -> bytes:
+    """What the renderer makes in a process of its own."""
+    n_bytes = _BASE_BYTES + _BYTES_PER_PIXEL * limits.max_image_pixels
+    command = [multiprocessing.spawn.get_executable(), "-I", "-S", "-c", _PROGRAM, str(n_bytes)]
     try:
-        png = resvg.svg_to_bytes(
-            svg_string=drawing,
-            background="#ffffff",
-            skip_system_fonts=not has_text,  # finding them takes longer than most drawings
+        done = subprocess.run(
+            [os.fsdecode(part) for part in (*command, *args)],
+            input=drawing,
+            capture_output=True,
+            timeout=limits.max_svg_seconds,
+            check=False,
+            env={**os.environ, "RUST_BACKTRACE": "0"},
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-    except BaseException as err:
-        if type(err).__name__ != "PanicException":  # of Rust, which is no Exception
-            raise
-        raise MediaError(f"the renderer failed: {err}") from err
-    return bytes(png)
+    except subprocess.TimeoutExpired as err:
+        raise MediaError(
+            f"{name} takes longer to draw than max_svg_seconds, {limits.max_svg_seconds:g} s"
+        ) from err
+    if done.returncode == 0:
+        return done.stdout
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    if done.returncode == 1 and lines:
+        raise MediaError(f"{name} cannot be drawn: {lines[-1]}")
+    raise MediaError(
+        f"{name} cannot be drawn: the renderer failed, or wanted more than {n_bytes} bytes"
+    )
 
 
 def _tag(element: ET.Element) -> str:
@@ -121,55 +159,13 @@ def _set_size(root: ET.Element, size: tuple[float, float]) -> None:
     root.attrib.pop("style", None)
 
 
-def _embedded_images(root: ET.Element, size_of: SizeOf) -> dict[ET.Element, int]:
-    """What each image in the drawing costs. Those that are not within its file are removed."""
-    costs = {}
+def _drop_references(root: ET.Element) -> None:
+    """Removes images that are other files, and drawings in the drawing, which may have some."""
     for parent in list(root.iter()):
         for child in list(parent):
             if _tag(child) not in ("image", "feImage"):
                 continue
-            uri = next((value for key, value in child.items() if key.endswith("href")), "")
-            if uri.startswith("#"):
-                continue
-            mime = _sources.mime_of(uri.strip())
-            if mime.startswith("image/") and mime != "image/svg+xml":
-                width, height = size_of(_sources.from_data_uri(uri.strip(), "embedded image")[1])
-                costs[child] = width * height // _PIXELS_PER_ELEMENT
-            else:
+            uris = [value.strip() for key, value in child.items() if key.endswith("href")]
+            mimes = [_sources.mime_of(uri) for uri in uris if not uri.startswith("#")]
+            if any(not m.startswith("image/") or m.startswith("image/svg") for m in mimes):
                 parent.remove(child)
-    return costs
-
-
-def _check_references(root: ET.Element, images: dict[ET.Element, int], name: str) -> None:
-    """Raises if references to references make too many elements of a few."""
-    targets = {element.get("id"): element for element in root.iter() if element.get("id")}
-    costs: dict[ET.Element, int] = {}
-
-    def cost(element: ET.Element) -> int:
-        if element in costs:  # a loop counts as 0, the renderer breaks it
-            return costs[element]
-        costs[element] = 0
-        total = 1 + images.get(element, 0) + sum(map(cost, element))
-        for key, value in element.items():
-            for target in _REFERENCE.findall(value):
-                if target in targets:
-                    total += _n_uses(element, key, value) * cost(targets[target])
-        costs[element] = min(total, MAX_ELEMENTS + 1)
-        return costs[element]
-
-    try:
-        n_elements = cost(root)
-    except RecursionError as err:
-        raise MediaError(f"{name}: its elements are nested too deeply") from err
-    if n_elements > MAX_ELEMENTS:
-        raise MediaError(
-            f"{name} has more than {MAX_ELEMENTS} elements when its references are followed "
-            f"({_PIXELS_PER_ELEMENT} pixels of an image count as one)"
-        )
-
-
-def _n_uses(element: ET.Element, key: str, value: str) -> int:
-    """How often a reference is drawn: a marker at every corner of a path."""
-    if "marker" not in key and "marker" not in value:
-        return 1
-    return 1 + max(len(element.get("d", "")), len(element.get("points", ""))) // 4
