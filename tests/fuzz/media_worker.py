@@ -6,7 +6,9 @@ stand-in takes the place of the native library: the decoders are what is tried.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -79,12 +81,20 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prepare._native.Media = Taker
+    stderr, writer = os.pipe()
+    os.set_blocking(stderr, False)
+    os.dup2(writer, 2)
     print("ready", flush=True)
     for line in sys.stdin:
+        printed = b""
         try:
             end, message = run(*json.loads(line))
         except Exception as err:  # any other class is a finding
             end, message = "wrong", f"{type(err).__module__}.{type(err).__name__}: {err}"
+        with contextlib.suppress(BlockingIOError):
+            printed = os.read(stderr, 200)
+        if printed:
+            end, message = "wrong", f"printed {printed!r}, after which: {end} {message}"
         unit = 1 if sys.platform == "darwin" else 1024
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         if resident > MAX_RESIDENT_BYTES:

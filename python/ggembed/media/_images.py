@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import logging
 import re
 import sys
 import threading
@@ -81,8 +82,7 @@ def _opened(data: bytes, limits: MediaLimits, name: str) -> Iterator[Any]:
     module, factory = _PILLOW[kind]
     package = "pillow-heif" if kind == "HEIC" else "pillow"
     open_file = getattr(_sources.decoder(module, package, f"{name} ({kind})"), factory)
-    if kind == "TIFF":
-        _silence_libtiff()
+    _silence_pillow()
     with _sources.decoding(name), _quiet(), open_file(io.BytesIO(data)) as image:
         limits.check_pixels(image.size, name)
         if kind == "JPEG":
@@ -124,12 +124,15 @@ def _rgb_of_pil(image: Any, limits: MediaLimits, name: str) -> Pixels:
 
 def _unit_range(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """16-bit values, or floats in 0 to 1 as they are, and others stretched, to 0 to 1."""
-    low, high = float(values.min()), float(values.max())
+    wide = values.astype(np.float64)
+    finite = np.isfinite(wide)
+    low, high = wide.min(where=finite, initial=np.inf), wide.max(where=finite, initial=-np.inf)
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.asarray(values, np.float64)
-    if values.dtype.kind != "f" and low >= 0 and high <= 65535:
-        return np.asarray(values / 65535.0)
-    return np.asarray((values - low) / max(high - low, np.finfo(np.float64).tiny))
+        low, high = 0.0, 1.0
+    elif values.dtype.kind != "f" and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    wide[~finite] = low
+    return np.asarray((wide - low) / (high - low if high > low else 1.0))
 
 
 def _format_of(data: bytes) -> str | None:
@@ -170,11 +173,12 @@ def _check_passes(data: bytes, size: tuple[int, int], limits: MediaLimits, name:
 
 
 @functools.cache
-def _silence_libtiff() -> None:
-    """Stops libtiff inside of Pillow from printing what is wrong with a file.
+def _silence_pillow() -> None:
+    """Stops Pillow and the libtiff inside of it from printing what is wrong with a file.
 
-    Pillow raises an error all the same. Where its wheels have no such library, it prints.
+    The error is raised all the same. Where Pillow has another libtiff, that one prints.
     """
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it is printed to stderr
     folder = Path(_sources.decoder("PIL", "pillow", "TIFF").__file__).parent
     for library in (*folder.parent.glob("pillow.libs/libtiff*"), *folder.glob(".dylibs/libtiff*")):
         with contextlib.suppress(OSError, AttributeError):

@@ -162,7 +162,9 @@ def decoding(name: str) -> Iterator[None]:
     except EmbedError:
         raise
     except MemoryError as err:
-        raise OutOfMemoryError(f"{name}: there is too little memory to decode it") from err
+        raise OutOfMemoryError(
+            f"{name}: there is too little memory to decode it, or it is damaged"
+        ) from err
     except Exception as err:  # the decoders raise nearly every class on bad files
         raise MediaError(f"{name} cannot be decoded: {_reason(err)}") from err
 
