@@ -45,6 +45,14 @@ Matryoshka training covered the widths, so rows may be cut to them at little los
 longest in tokens that the authors name; the limit of a file may differ.
 """
 
+MEDIA = """
+## Media
+
+What stands around images, video, sound and PDF pages: `{media}`, with the tokens that the
+vocabulary has for them. `media_template` chooses between the two; the default is in bold.
+`{prompt}` is the prompt of the call, where media take one.
+"""
+
 NAMED = """
 ## Further prompts
 
@@ -63,6 +71,7 @@ def render() -> str:
     named = [
         [p.name, name, code(text + "{text}")] for p in known for name, text in p.prompts.items()
     ]
+    with_media = [profile for profile in known if profile.media.templates]
     return "".join(
         [
             HEAD,
@@ -76,6 +85,8 @@ def render() -> str:
                 ["model", "pooling", "attention", "widths", "length", "licence", "architecture"],
                 map(fact_row, known),
             ),
+            MEDIA,
+            *table(["model", "bare", "chat", "never in chat"], map(media_row, with_media)),
             NAMED,
             *table(["model", "prompt_name", "what reaches the tokenizer"], named),
         ]
@@ -107,6 +118,17 @@ def fact_row(profile: Profile) -> list[str]:
         profile.licence,
         architectures,
     ]
+
+
+def media_row(profile: Profile) -> list[str]:
+    media = profile.media
+    row = [profile.name]
+    for name in (profiles.BARE, "chat"):
+        before, after = media.around(name, ())
+        prompt = "{prompt}" if media.takes_prompt else ""
+        text = code(f"{before}{prompt}{{media}}{after}")
+        row.append(f"**{text}**" if name == media.template else text)
+    return [*row, ", ".join(media.unwrapped)]
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:

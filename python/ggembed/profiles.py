@@ -6,7 +6,7 @@ import functools
 import importlib.resources
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,48 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+BARE = "bare"
+"""Name of the template that puts nothing around media."""
+
+
+@dataclass(frozen=True)
+class MediaRules:
+    """What stands around media in an input.
+
+    Attributes
+    ----------
+    template : str
+        The template of calls that name none.
+    templates : mapping of str to (str, str)
+        What each template but ``"bare"`` puts in front of an input with media and behind it, where
+        special tokens count.
+    takes_prompt : bool
+        Whether prompts stand in front of media as they do in front of texts.
+    unwrapped : tuple of str
+        Kinds of media, such as ``"video"``, whose inputs no template is put around.
+    """
+
+    template: str = BARE
+    templates: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    takes_prompt: bool = True
+    unwrapped: tuple[str, ...] = ()
+
+    def around(self, template: str, kinds: Iterable[str]) -> tuple[str, str]:
+        """What a template puts in front of an input with some kinds of media, and behind it.
+
+        Examples
+        --------
+        >>> from ggembed import profiles
+        >>> rules = profiles.find("qwen2vl", "jina-embeddings-v4").media
+        >>> before, after = rules.around(rules.template, ["image"])
+        >>> after.rstrip()
+        'Describe the image.<|im_end|>'
+        """
+        if template == BARE or not set(kinds).isdisjoint(self.unwrapped):
+            return "", ""
+        return self.templates[template]
 
 
 @dataclass(frozen=True)
@@ -60,6 +102,8 @@ class Profile:
         Prompts by further names.
     caveat : str or None
         What is wrong with every file of this model, and the remedy.
+    media : MediaRules
+        What stands around media.
     """
 
     name: str
@@ -81,6 +125,7 @@ class Profile:
     default_prompt: str | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     caveat: str | None = None
+    media: MediaRules = field(default_factory=MediaRules)
 
     def task_in(self, *names: str) -> str | None:
         """The task that is merged into a file, by its names; None if the file has all tasks.
@@ -107,6 +152,13 @@ _CONVERT: dict[str, Any] = {
     "merged_task": MappingProxyType,
     "prompts": MappingProxyType,
     "sources": MappingProxyType,
+    "media": lambda media: MediaRules(
+        **{
+            **media,
+            "templates": {name: (a, b) for name, (a, b) in media["templates"].items()},
+            "unwrapped": tuple(media.get("unwrapped", ())),
+        }
+    ),
     "tasks": lambda tasks: MappingProxyType({t: MappingProxyType(p) for t, p in tasks.items()}),
 }
 

@@ -207,7 +207,10 @@ def test_data_is_complete():
         assert not profile.prompts.keys() & {"query", "document", "passage", "corpus"}
         assert profile.merged_task.keys() in (set(), profile.tasks.keys())
         assert profile.end_id is None or profile.ends_with
-        assert profile.sources.keys() == facts | ({"caveat"} if profile.caveat else set())
+        optional = {"caveat": profile.caveat, "media": profile.media.templates}
+        assert profile.sources.keys() == facts | {name for name, has in optional.items() if has}
+        assert profile.media.template in ("bare", *profile.media.templates)
+        assert profile.media.templates.keys() <= {"chat"}
         assert all(profile.sources.values())
 
 
@@ -219,6 +222,23 @@ def test_jinas_models_have_their_tasks():
     for kind in ("text", "omni"):
         for size in ("small", "nano"):
             assert by_name[f"jina-embeddings-v5-{kind}-{size}"].tasks.keys() == JINA_TASKS
+
+
+def test_prompts_stand_before_media_of_v5_and_not_of_v4():
+    by_name = {profile.name: profile.media for profile in profiles.load_all()}
+    for name in ("jina-embeddings-v4-text", "jina-embeddings-v4"):
+        media = by_name[name]
+        assert (media.template, media.takes_prompt) == ("chat", False)
+        assert media.around("chat", ["image"]) == (
+            "<|im_start|>user\n",
+            "Describe the image.<|im_end|>\n",
+        )
+    for name in ("jina-embeddings-v5-omni-small", "jina-embeddings-v5-omni-nano"):
+        media = by_name[name]
+        assert (media.template, media.takes_prompt) == ("bare", True)
+        assert media.around("bare", ["image"]) == ("", "")
+        assert media.around("chat", ["image"]) == ("<|im_start|>user\n", "<|im_end|>\n")
+        assert media.around("chat", ["audio", "video"]) == ("", "")
 
 
 def test_embeddinggemma_has_the_names_of_sentence_transformers():
