@@ -1,4 +1,4 @@
-"""The command ``ggembed embed``: a table of texts in, their rows out."""
+"""The command ``ggembed embed``: a table of texts in, or files, their rows out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import __version__, stream, tables
+from . import __version__, _media_options, stream, tables
+from ._embed_inputs import TEXT, InOrder, InputFile, Inputs, as_folders
+from ._media_options import Decoding, positive
 from ._output import FileOutput, Output, StreamOutput
 from ._writers import WRITERS, Part, Rows, Writer
 from .embedder import Embedder
@@ -39,7 +41,17 @@ class UsageError(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what ``embed`` has beside model, texts and prompts."""
+    """Adds what ``embed`` has beside model, lines of texts and prompts."""
+    parser.add_argument(
+        "given",
+        nargs="*",
+        action=InOrder,
+        const=TEXT,
+        default=(),
+        metavar="TEXT",
+        help="texts, or folders: what looks like a path (default: lines of stdin)",
+    )
+    _media_options.add_arguments(parser.add_argument_group("media"))
     source = parser.add_argument_group("input")
     source.add_argument(
         "--input-format",
@@ -52,15 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--keep",
         metavar="NAMES",
-        help="columns to write beside the rows, with commas between them, or all "
-        "(default: the texts in jsonl and parquet)",
+        help="columns to write beside the rows, with commas between them, or all (default: the "
+        "texts in jsonl and parquet; the paths of files); npy puts them into NAME.npy.jsonl",
     )
     source.add_argument(
         "--batch-size",
-        type=_positive,
+        type=positive,
         default=stream.BATCH_SIZE,
         metavar="N",
-        help=f"most texts that are read together (default: {stream.BATCH_SIZE})",
+        help=f"most inputs that are read together (default: {stream.BATCH_SIZE})",
     )
     sink = parser.add_argument_group("output")
     sink.add_argument("-o", "--output", help="write to a file instead of standard output")
@@ -99,11 +111,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _adapters(args: argparse.Namespace) -> dict[str, str]:
-    """The adapters that the Embedder of a run has to load."""
-    return {} if args.adapter is None else {args.adapter: args.adapter}
-
-
 def encode_options(args: argparse.Namespace) -> dict[str, Any]:
     """Options of ``Embedder.encode`` for a run."""
     if args.prompt is not None and args.prompt_name is not None:
@@ -123,6 +130,7 @@ def encode_options(args: argparse.Namespace) -> dict[str, Any]:
         "precision": args.precision,
         "ranges": None if args.ranges is None else _ranges(args.ranges),
         "on_error": args.on_error,
+        **_media_options.encode_options(args),
     }
 
 
@@ -139,12 +147,19 @@ def run(args: argparse.Namespace, open_embedder: Callable[..., Embedder]) -> Non
     form = form if form in WRITERS else "jsonl"
     _check_usage(args, form)
     options = encode_options(args)
+    inputs = _inputs(args)
     with contextlib.ExitStack() as stack:
-        table = _table(args, _keep(args, form), stack)
-        embedder = stack.enter_context(open_embedder(args, adapters=_adapters(args)))
+        table = _table(args, inputs, _keep(args, form, inputs), stack)
+        adapters = {} if args.adapter is None else {args.adapter: args.adapter}
+        wanted = _media_options.embedder_options(args, inputs)
+        if args.model is None and wanted.get("modality", "text") != "text":
+            raise UsageError("the demo model takes texts only: name a model with -m")
+        embedder = stack.enter_context(open_embedder(args, adapters=adapters, **wanted))
         if embedder.info().pooling is Pooling.NONE:
             raise UnsupportedError("this model has one row per token, which embed does not write")
-        encoder = _Encoder(embedder, options)
+        encoder = _Encoder(
+            embedder, options, Decoding.of(args), "texts" if inputs is None else "inputs"
+        )
         nothing = encoder.encode(Batch([], {}), 0)  # finds wrong options before we write
         may_fail = args.on_error == "collect"
         writer = WRITERS[form](table.columns, nothing.rows, may_fail=may_fail)
@@ -165,31 +180,66 @@ def run(args: argparse.Namespace, open_embedder: Callable[..., Embedder]) -> Non
 
 
 def _check_usage(args: argparse.Namespace, form: str) -> None:
-    if args.texts and args.file is not None:
-        raise UsageError("texts and --file exclude each other")
-    if args.texts and args.input_format is not None:
-        raise UsageError("texts and --input-format exclude each other")
+    what = "texts" if all(one.kind == TEXT for one in args.given) else "files"
+    if args.given and args.file is not None:
+        raise UsageError(f"{what} and --file exclude each other")
+    if args.given and args.input_format is not None:
+        raise UsageError(f"{what} and --input-format exclude each other")
+    if args.glob and not any(one.kind == TEXT for one in args.given):
+        raise UsageError("--glob needs a folder")
     if form in ("npy", "parquet") and args.output is None and sys.stdout.isatty():
         raise UsageError(f"{form} is binary: name a file with -o, or send it down a pipe")
-    if form == "npy" and args.keep is not None:
-        raise UsageError("npy holds rows only: --keep needs another format")
+    if form == "npy" and args.keep is not None and not _to_file(args):
+        raise UsageError("npy holds rows only: --keep needs a file, or another format")
     if args.resume and args.output is None:
         raise UsageError("--resume needs a file: name it with -o")
 
 
-def _keep(args: argparse.Namespace, form: str) -> tuple[str, ...] | None:
+def _to_file(args: argparse.Namespace) -> bool:
+    """Whether the rows go to a file rather than down a pipe."""
+    return args.output is not None and (
+        Path(args.output).is_file() or not Path(args.output).exists()
+    )
+
+
+def _inputs(args: argparse.Namespace) -> Inputs | None:
+    """The inputs of a run that has other than texts."""
+    given = as_folders(args.given, all_texts=bool(args.glob), say=_say)
+    if all(one.kind == TEXT for one in given):
+        return None
+    on_error = _skip if args.on_error == "collect" else _raise
+    return Inputs(given, args.glob, on_error=on_error, say=_say)
+
+
+def _skip(error: OSError) -> None:
+    _say(f"warning: {error.filename} is left out: {error.strerror}")
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _keep(args: argparse.Namespace, form: str, inputs: Inputs | None) -> tuple[str, ...] | None:
     """Names of the columns to keep, None for all."""
+    if args.keep is None and inputs is not None:
+        return inputs.main_columns(args.column) if form != "npy" or _to_file(args) else ()
     if args.keep is None:
         return (args.column,) if form in ("jsonl", "parquet") else ()
     return None if args.keep == "all" else tuple(filter(None, args.keep.split(",")))
 
 
 def _table(
-    args: argparse.Namespace, keep: tuple[str, ...] | None, stack: contextlib.ExitStack
+    args: argparse.Namespace,
+    inputs: Inputs | None,
+    keep: tuple[str, ...] | None,
+    stack: contextlib.ExitStack,
 ) -> Table:
     """The input of a run."""
-    if args.texts:
-        records, columns = tables.from_texts(args.texts, args.column, keep, "the command line")
+    if inputs is not None:
+        return inputs.table(args.column, keep, args.batch_size)
+    if args.given:
+        texts = [one.value for one in args.given]
+        records, columns = tables.from_texts(texts, args.column, keep, "the command line")
         return Table(columns, tables.batches(records, columns, args.batch_size))
     from_stdin = args.file in (None, "-")
     form = args.input_format or tables.format_of(None if from_stdin else args.file, "lines")
@@ -238,7 +288,7 @@ def _output(
     path = Path(args.output)
     if args.file is not None and path.exists() and path.samefile(args.file):
         raise UsageError(f"-o would overwrite the input {path}")
-    if path.exists() and not path.is_file():  # a device or a named pipe
+    if not _to_file(args):  # but to a device or a named pipe
         if args.resume:
             raise UsageError(f"--resume needs a file, {path} is none")
         return stack.enter_context(StreamOutput(stack.enter_context(path.open("wb")), writer))
@@ -258,6 +308,8 @@ def _origin(
         plain["ranges"] = _file_digest(args.ranges)
     if args.adapter is not None:
         plain["adapter"] = _file_digest(args.adapter)
+    if media := _media_options.origin(args):
+        plain["media"] = media
     return {
         "the version of ggembed": __version__,
         "the model": f"{_file_digest(info.path)} of {info.file_bytes} bytes",
@@ -281,11 +333,15 @@ def _file_digest(path: str) -> str:
 
 
 class _Encoder:
-    """Encodes batches, and says on standard error what became of texts."""
+    """Encodes batches, and says on standard error what became of inputs."""
 
-    def __init__(self, embedder: Embedder, options: dict[str, Any]) -> None:
+    def __init__(
+        self, embedder: Embedder, options: dict[str, Any], decoding: Decoding, noun: str
+    ) -> None:
         self._embedder = embedder
         self._options = options
+        self._decoding = decoding
+        self._noun = noun
         self._said: set[str] = set()
         self._n_texts = self._n_failed = self._n_cut = 0
 
@@ -307,7 +363,7 @@ class _Encoder:
         return Part(batch, rows, errors)
 
     def _rows(self, batch: Batch) -> tuple[Rows, dict[int, EmbedError]]:
-        texts, missing = _texts_of(batch)
+        texts, missing = self._inputs_of(batch)
         if missing and self._options["on_error"] == "raise":
             raise next(iter(missing.values()))
         found = self._embedder.encode(texts, **self._options)
@@ -334,32 +390,32 @@ class _Encoder:
     def report(self) -> None:
         """Says how many texts were cut or have no row."""
         if self._n_cut:
-            _say(f"warning: {self._n_cut} of {self._n_texts} texts were cut")
+            _say(f"warning: {self._n_cut} of {self._n_texts} {self._noun} were cut")
         if self._n_failed:
-            _say(f"warning: {self._n_failed} of {self._n_texts} texts have no row")
+            _say(f"warning: {self._n_failed} of {self._n_texts} {self._noun} have no row")
 
-
-def _texts_of(batch: Batch) -> tuple[Any, dict[int, EmbedError]]:
-    """The texts that there are, and the errors of the others."""
-    texts = batch.texts
-    if not isinstance(texts, list):
-        if not texts.null_count:
-            return texts, {}
-        texts = tables.plain(texts)
-    missing: dict[int, EmbedError] = {}
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            kind = "missing" if text is None else f"{type(text).__name__}, not a string"
-            missing[i] = InvalidInputError(f"text {i} is {kind}", input_index=i)
-    return [text for text in texts if isinstance(text, str)], missing
+    def _inputs_of(self, batch: Batch) -> tuple[Any, dict[int, EmbedError]]:
+        """The inputs that there are, and the errors of the others."""
+        texts = batch.texts
+        if not isinstance(texts, list):
+            if not texts.null_count:
+                return texts, {}
+            texts = tables.plain(texts)
+        found: list[Any] = []
+        missing: dict[int, EmbedError] = {}
+        for i, text in enumerate(texts):
+            if isinstance(text, InputFile):
+                try:
+                    found.append(self._decoding.load(text))
+                except EmbedError as err:
+                    missing[i] = InvalidInputError(f"input {i}: {err}", input_index=i)
+            elif isinstance(text, str):
+                found.append(text)
+            else:
+                kind = "missing" if text is None else f"{type(text).__name__}, not a string"
+                missing[i] = InvalidInputError(f"text {i} is {kind}", input_index=i)
+        return found, missing
 
 
 def _say(message: str) -> None:
     print(f"ggembed: {' '.join(message.split())}", file=sys.stderr)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number

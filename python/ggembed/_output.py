@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
-from ._writers import Part, Writer
+from ._writers import Part, Writer, column_lines
 from .errors import InvalidInputError
 from .tables import Batch
 
@@ -88,7 +88,9 @@ class FileOutput:
     Until then they are appended to ``NAME.partial``. After each batch, ``NAME.partial.json`` is
     replaced: it says how many bytes and rows of that are good, and what they were computed from, so
     that a run can be ended at any moment and continued. What lies behind the good bytes is cut off
-    then; the inputs of the good rows are read again, and must be the same.
+    then; the inputs of the good rows are read again, and must be the same. A writer that holds rows
+    only gets a file beside its own, ``NAME.jsonl``, for the kept columns; a continued run writes it
+    again from the start.
     """
 
     def __init__(
@@ -99,6 +101,9 @@ class FileOutput:
         self.stage_path = self._path.with_name(f"{self._path.name}.partial")
         self._state_path = self._path.with_name(f"{self._path.name}.partial.json")
         self._new_path = self._path.with_name(f"{self._path.name}.partial.new")
+        self._columns_path = self._path.with_name(f"{self._path.name}.jsonl")
+        self._new_columns_path = self._path.with_name(f"{self._path.name}.partial.jsonl")
+        self._columns: BinaryIO | None = None
         self._writer = writer
         self._origin = json.loads(json.dumps(origin))
         self._resume = resume
@@ -116,6 +121,8 @@ class FileOutput:
                 self._begin()
             else:
                 self._continue()
+            if self._writer.only_rows and self._writer.columns:
+                self._columns = self._new_columns_path.open("wb")
             stack.pop_all()
         return self
 
@@ -157,6 +164,9 @@ class FileOutput:
         traceback: TracebackType | None,
     ) -> None:
         self._stage.close()
+        if self._columns is not None:
+            self._columns.close()
+            self._new_columns_path.unlink(missing_ok=True)
         if self.n_rows == 0:
             self.stage_path.unlink(missing_ok=True)
 
@@ -182,6 +192,8 @@ class FileOutput:
     def _add_inputs(self, batch: Batch) -> None:
         for record in batch.records():
             self._inputs.update(json.dumps(record, default=repr).encode() + b"\n")
+        if self._columns is not None:
+            self._columns.write(column_lines(batch))
 
     def write(self, part: Part) -> None:
         """Adds the rows of a batch."""
@@ -208,6 +220,11 @@ class FileOutput:
                 self._writer.convert(self._stage, sink)
                 sink.flush()
                 os.fsync(sink.fileno())
+        if self._columns is not None:
+            self._columns.flush()
+            os.fsync(self._columns.fileno())
+            self._columns.close()
+            self._new_columns_path.replace(self._columns_path)
         self._stage.close()
         if self._writer.converts:
             self._new_path.replace(self._path)

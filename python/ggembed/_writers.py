@@ -55,6 +55,7 @@ class Writer:
 
     streams = True  # what is appended can go down a pipe at once
     converts = False  # the stage is not the file yet
+    only_rows = False  # kept columns need a file of their own
 
     def __init__(self, columns: tuple[str, ...], empty: Rows, *, may_fail: bool = False) -> None:
         if EMBEDDING in columns:
@@ -88,15 +89,10 @@ class JsonlWriter(Writer):
     """One JSON object per row; null where a row failed."""
 
     def write(self, stage: BinaryIO, part: Part) -> None:
-        keys = [json.dumps(name) for name in self.columns]
-        for i, (record, numbers) in enumerate(zip(_kept(part), _numbers(part), strict=True)):
-            fields = [
-                f"{key}: {_json(value, name)}"
-                for key, value, name in zip(keys, record, self.columns, strict=True)
-            ]
+        fields = _fields(part.batch)
+        for i, (kept, numbers) in enumerate(zip(fields, _numbers(part), strict=True)):
             values = "null" if i in part.failed else f"[{numbers}]"
-            fields.append(f'"{EMBEDDING}": {values}')
-            stage.write(f"{{{', '.join(fields)}}}\n".encode())
+            stage.write(_json_line([*kept, f'"{EMBEDDING}": {values}']))
 
 
 class CsvWriter(Writer):
@@ -110,7 +106,7 @@ class CsvWriter(Writer):
     def write(self, stage: BinaryIO, part: Part) -> None:
         cells = (
             [*map(_cell, record, self.columns), *numbers.split(",")]
-            for record, numbers in zip(_kept(part), _numbers(part), strict=True)
+            for record, numbers in zip(_kept(part.batch), _numbers(part), strict=True)
         )
         stage.write(_csv(cells))
 
@@ -119,6 +115,7 @@ class NpyWriter(Writer):
     """One array of rows, without other columns."""
 
     streams = False
+    only_rows = True
 
     def begin(self, stage: BinaryIO) -> None:
         stage.write(bytes(_NPY_HEADER_BYTES))  # no header: nobody can read an unfinished file
@@ -226,11 +223,28 @@ WRITERS: dict[str, type[Writer]] = {
 }
 
 
-def _kept(part: Part) -> Iterator[tuple[Any, ...]]:
+def column_lines(batch: Batch) -> bytes:
+    """The kept columns of a batch as JSON lines."""
+    return b"".join(map(_json_line, _fields(batch)))
+
+
+def _fields(batch: Batch) -> Iterator[list[str]]:
+    """The kept columns beside each row, as pairs of JSON."""
+    keys = [(json.dumps(name), name) for name in batch.columns]
+    for record in _kept(batch):
+        pairs = zip(keys, record, strict=True)
+        yield [f"{key}: {_json(value, name)}" for (key, name), value in pairs]
+
+
+def _json_line(fields: list[str]) -> bytes:
+    return f"{{{', '.join(fields)}}}\n".encode()
+
+
+def _kept(batch: Batch) -> Iterator[tuple[Any, ...]]:
     """The kept values beside each row."""
-    if not part.batch.columns:
-        return repeat((), len(part.rows))
-    return zip(*map(plain, part.batch.columns.values()), strict=True)
+    if not batch.columns:
+        return repeat((), len(batch))
+    return zip(*map(plain, batch.columns.values()), strict=True)
 
 
 def _numbers(part: Part) -> Iterator[str]:

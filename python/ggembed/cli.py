@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -71,7 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, metal, ...")
     model.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     texts = argparse.ArgumentParser(add_help=False)
-    texts.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: lines of stdin)")
     texts.add_argument("-f", "--file", help="read one text per line from a file, - for stdin")
     texts.add_argument("--prompt-name", metavar="NAME", help="put a prompt of the model in front")
     texts.add_argument("--prompt", metavar="TEXT", help="put this in front of every text")
@@ -82,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("questions", nargs="*", metavar="QUESTION", help="what to ask instead")
     demo.set_defaults(command=_demo)
 
-    embed = commands.add_parser("embed", parents=[model, texts], help="print rows of texts")
+    embed = commands.add_parser(
+        "embed", parents=[model, texts], help="print rows of texts and files"
+    )
     _embed_command.add_arguments(embed)
     embed.set_defaults(command=partial(_embed_command.run, open_embedder=_embedder))
 
@@ -96,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=_devices)
 
     tokenize = commands.add_parser("tokenize", parents=[model, texts], help="print token ids")
+    tokenize.add_argument(
+        "texts", nargs="*", metavar="TEXT", help="texts (default: lines of stdin)"
+    )
     tokenize.add_argument("--count", action="store_true", help="print the number of tokens only")
     tokenize.set_defaults(command=_tokenize)
     _model_commands.add(commands, _model, _print_table)
@@ -128,10 +132,14 @@ def _info(args: argparse.Namespace) -> None:
         return
     for name, value in facts.items():
         if isinstance(value, dict) and value:
-            print(f"{name}:")
-            _print_table([f"  {key}", " ".join(f"{item}".split())] for key, item in value.items())
+            _print_fields(name, value)
         else:
             print(f"{name}: {'-' if value in (None, {}, '') else value}")
+
+
+def _print_fields(name: str, fields: Mapping[str, Any]) -> None:
+    print(f"{name}:")
+    _print_table([f"  {key}", " ".join(f"{item}".split())] for key, item in fields.items())
 
 
 def _devices(args: argparse.Namespace) -> None:
@@ -158,7 +166,7 @@ def _print_table(rows: Iterable[list[str]]) -> None:
 
 
 def _embedder(args: argparse.Namespace, **options: Any) -> Embedder:
-    model = _model(args.model)
+    model = _model(None) if args.model is None else args.model
     return Embedder(model, device=args.device, n_threads=args.threads, **options)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -143,19 +143,18 @@ def from_texts(
     texts: Iterable[str], column: str, keep: tuple[str, ...] | None, name: str
 ) -> tuple[Iterator[Record], tuple[str, ...]]:
     """Records of a table whose only column is its texts."""
-    columns = _kept(keep, (column,), name)
+    columns = kept_columns(keep, (column,), name)
     return ((text, (text,) * len(columns)) for text in texts), columns
 
 
 def batches(
-    records: Iterable[Record], columns: tuple[str, ...], batch_size: int
+    records: Iterable[Record],
+    columns: tuple[str, ...],
+    batch_size: int,
+    n_chars: Callable[[Any], int] = lambda text: len(text) if isinstance(text, str) else 0,
 ) -> Iterator[Batch]:
     """Records in batches that are limited in texts and in characters."""
-
-    def n_chars(record: Record) -> int:
-        return len(record[0]) if isinstance(record[0], str) else 0
-
-    for chunk in chunked(records, n_chars, batch_size):
+    for chunk in chunked(records, lambda record: n_chars(record[0]), batch_size):
         values = zip(*(record[1] for record in chunk), strict=True)
         yield Batch(
             [record[0] for record in chunk],
@@ -188,7 +187,7 @@ def _without_mark(lines_of_text: Iterator[str]) -> Iterator[str]:
     return iter(()) if first is None else chain([first.removeprefix("\ufeff")], lines_of_text)
 
 
-def _kept(
+def kept_columns(
     keep: tuple[str, ...] | None, known: Iterable[str], name: str, column: str | None = None
 ) -> tuple[str, ...]:
     """Names of the kept columns, once `column` and they are known to be there."""
@@ -211,7 +210,7 @@ def _select(
     if first is None:
         return iter(()), keep or ()
     known = set(first[1])
-    columns = _kept(keep, first[1], name, column)
+    columns = kept_columns(keep, first[1], name, column)
 
     def records() -> Iterator[Record]:
         for line, row in chain([first], rows):
@@ -271,7 +270,7 @@ def _read_parquet(
     except pa.ArrowInvalid as err:
         raise InvalidInputError(f"{name} is not a Parquet file: {err}") from None
     schema = file.schema_arrow
-    columns = _kept(keep, schema.names, name, column)
+    columns = kept_columns(keep, schema.names, name, column)
     held = schema.field(column).type
     if pa.types.is_dictionary(held):
         held = held.value_type
