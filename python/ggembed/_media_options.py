@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -73,14 +74,14 @@ def add_arguments(media: argparse._ArgumentGroup) -> None:
         help="what stands around files: nothing, or the model's chat template (default: the "
         "model's)",
     )
-    media.add_argument("--dpi", type=float, metavar="N", help="resolution of PDF pages")
+    media.add_argument("--dpi", type=number, metavar="N", help="resolution of PDF pages")
     media.add_argument("--pages", type=pages, metavar="LIST", help="pages of PDFs, such as 1-3,7")
     media.add_argument(
-        "--fps", type=_fps, metavar="N", help="frames per second of videos, or source"
+        "--fps", type=rate, metavar="N", help="frames per second of videos, or source"
     )
     media.add_argument("--max-frames", type=positive, metavar="N", help="most frames of a video")
     media.add_argument(
-        "--max-seconds", type=float, metavar="S", help="cut sound that is longer than that"
+        "--max-seconds", type=number, metavar="S", help="cut sound that is longer than that"
     )
     media.add_argument(
         "--max-pixels",
@@ -179,13 +180,22 @@ def _span(part: str, text: str) -> tuple[int, int | None]:
     return begin, end
 
 
-def _fps(text: str) -> float | str:
-    return text if text == "source" else float(text)
+def rate(text: str) -> float | str:
+    """Frames per second of the command line."""
+    return text if text == "source" else number(text)
+
+
+def number(text: str) -> float:
+    """A quantity of the command line."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
 
 
 def positive(text: str) -> int:
     """A count of the command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {count}")
+    return count

@@ -281,6 +281,9 @@ def test_options_of_a_kind_go_to_its_files():
         (("--image", "a.png", "--glob", "*"), "--glob needs a folder"),
         (("--pages", "0", "--pdf", "a.pdf"), "'0' is not a list of pages such as 1-3,7"),
         (("--max-image-pixels", "0"), "must be at least 1, got 0"),
+        (("--dpi", "-1"), "must be above 0, got -1"),
+        (("--fps", "inf"), "must be above 0, got inf"),
+        (("--fps", "fast"), "invalid rate value: 'fast'"),
         (("--image", "a.png"), "the demo model takes texts only: name a model with -m"),
     ],
 )
