@@ -74,7 +74,7 @@ def _video(case: dict[str, Any], seed: int, folder: Path) -> list[Part]:
     import av
 
     path = folder / f"{seed}.mp4"
-    with av.open(str(path), "w") as file:
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
         stream = file.add_stream("mpeg4", rate=case["fps"])
         stream.width, stream.height = case["size"]
         stream.pix_fmt = "yuv420p"
