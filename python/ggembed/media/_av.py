@@ -68,10 +68,10 @@ class VideoFile:
                     f"{name} has frames of no size, or of more than {limits.max_image_pixels} "
                     "pixels, the limit max_image_pixels"
                 )
-            limits.check_pixels(self.size, name)
+            limits._check_pixels(self.size, name)
             for packet in container.demux(stream):
                 self.n_frames += packet.size > 0
-                limits.check_frames(self.n_frames, name)
+                limits._check_frames(self.n_frames, name)
 
     def _stream(self, container: Any) -> Any:
         streams = [s for s in container.streams.video if not _is_cover(s)]
@@ -86,7 +86,7 @@ class VideoFile:
         with _opened(self._file, self._limits, self._name) as container:
             for frame in _frames(container, self._stream(container), self._name):
                 n_frames += 1
-                self._limits.check_frames(n_frames, self._name)
+                self._limits._check_frames(n_frames, self._name)
                 yield frame
         if n_frames == 0:
             raise MediaError(f"{self._name} has no frames")

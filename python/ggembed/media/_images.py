@@ -78,13 +78,13 @@ def _opened(data: bytes, limits: MediaLimits, name: str) -> Iterator[Any]:
         )
     _whole.check(io.BytesIO(data), len(data), name)
     if kind == "WebP":
-        limits.check_pixels(_webp_size(data), name)
+        limits._check_pixels(_webp_size(data), name)
     module, factory = _PILLOW[kind]
     package = "pillow-heif" if kind == "HEIC" else "pillow"
     open_file = getattr(_sources.decoder(module, package, f"{name} ({kind})"), factory)
     _silence_pillow()
     with _sources.decoding(name), _quiet(), open_file(io.BytesIO(data)) as image:
-        limits.check_pixels(image.size, name)
+        limits._check_pixels(image.size, name)
         if kind == "JPEG":
             _check_passes(data, image.size, limits, name)
         yield image
@@ -97,7 +97,7 @@ def rgb_of_array(array: npt.NDArray[Any], limits: MediaLimits, name: str) -> Pix
             f"{name}: pixels must have the shape (height, width), (height, width, 3) or "
             f"(height, width, 4), got {array.shape}"
         )
-    limits.check_pixels((array.shape[1], array.shape[0]), name)
+    limits._check_pixels((array.shape[1], array.shape[0]), name)
     if array.ndim == 2:
         array = array[:, :, None]
     array = array[:, :, :3]
@@ -114,7 +114,7 @@ def rgb_of_array(array: npt.NDArray[Any], limits: MediaLimits, name: str) -> Pix
 
 
 def _rgb_of_pil(image: Any, limits: MediaLimits, name: str) -> Pixels:
-    limits.check_pixels(image.size, name)
+    limits._check_pixels(image.size, name)
     if image.mode.startswith(("I", "F")):
         return rgb_of_array(_unit_range(np.asarray(image)), limits, name)
     image.load()

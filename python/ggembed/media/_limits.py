@@ -46,11 +46,11 @@ class MediaLimits:
             if not value > 0:
                 raise InvalidInputError(f"{field.name} must be positive, got {value!r}")
 
-    def check_bytes(self, n_bytes: int, name: str) -> None:
+    def _check_bytes(self, n_bytes: int, name: str) -> None:
         if n_bytes > self.max_bytes:
             raise MediaError(f"{name} has {n_bytes} bytes, max_bytes is {self.max_bytes}")
 
-    def check_pixels(self, size: tuple[int, int], name: str) -> None:
+    def _check_pixels(self, size: tuple[int, int], name: str) -> None:
         width, height = size
         if width <= 0 or height <= 0:
             raise MediaError(f"{name} has no pixels: its size is {width} x {height}")
@@ -60,13 +60,13 @@ class MediaLimits:
                 f"max_image_pixels is {self.max_image_pixels}"
             )
 
-    def check_frames(self, n_frames: int, name: str) -> None:
+    def _check_frames(self, n_frames: int, name: str) -> None:
         if n_frames > self.max_video_frames:
             raise MediaError(
                 f"{name} has more than {self.max_video_frames} frames, the limit max_video_frames"
             )
 
-    def check_seconds(self, seconds: float, name: str) -> None:
+    def _check_seconds(self, seconds: float, name: str) -> None:
         if seconds > self.max_audio_seconds:
             raise MediaError(
                 f"{name} lasts longer than {self.max_audio_seconds:g} s, the limit "

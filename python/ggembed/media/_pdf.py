@@ -86,7 +86,7 @@ def _render(document: Any, i: int, dpi: float, limits: MediaLimits, name: str) -
     try:
         scale = dpi / 72  # a page is measured in points
         width, height = page.get_size()
-        limits.check_pixels((math.ceil(width * scale), math.ceil(height * scale)), name)
+        limits._check_pixels((math.ceil(width * scale), math.ceil(height * scale)), name)
         bitmap = page.render(scale=scale, rev_byteorder=True)
         try:
             return np.array(bitmap.to_numpy()[:, :, :3], order="C")  # a copy: PDFium frees its own

@@ -162,7 +162,7 @@ def _frames_given(medium: Video, model: _native.Model, limits: MediaLimits) -> _
         raise MediaError(f"{name}: expected (n_frames, height, width, 3)")
     if len(source) == 0:
         raise MediaError(f"{name} has no frames")
-    limits.check_frames(len(source), name)
+    limits._check_frames(len(source), name)
 
     def frame(i: int) -> _images.Pixels:
         item = source[i]

@@ -73,7 +73,7 @@ class Mono:
         self._pieces.append(samples)
         self._n_samples += len(samples)
         if not self.full:
-            self._limits.check_seconds(self._n_samples / RATE, self._name)
+            self._limits._check_seconds(self._n_samples / RATE, self._name)
 
 
 def mono_of(array: npt.NDArray[Any], name: str) -> Samples:
@@ -112,7 +112,7 @@ def decode_samples(
         raise MediaError(f"{name}: the rate must be a whole number, got {rate!r}")
     mono = Mono(limits, name, max_seconds)
     if max_seconds is None:
-        limits.check_seconds(len(array) / rate, name)
+        limits._check_seconds(len(array) / rate, name)
     step = 1 << 20
     for start in range(0, len(array), step):
         mono.add(mono_of(array[start : start + step], name), int(rate))

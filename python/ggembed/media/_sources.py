@@ -145,7 +145,7 @@ def content(file: File, limits: MediaLimits, name: str) -> bytes:
 def _check_size(n_bytes: int, limits: MediaLimits, name: str) -> None:
     if n_bytes == 0:
         raise MediaError(f"{name} is empty")
-    limits.check_bytes(n_bytes, name)
+    limits._check_bytes(n_bytes, name)
 
 
 def _reason(err: BaseException) -> str:

@@ -76,7 +76,7 @@ def rasterise(data: bytes, limits: MediaLimits, name: str) -> bytes:
         if _tag(root) != "svg":
             raise MediaError(f"{name}: the root of the drawing is <{_tag(root)}>, not <svg>")
         size = _size(root)
-        limits.check_pixels((math.ceil(size[0]), math.ceil(size[1])), name)
+        limits._check_pixels((math.ceil(size[0]), math.ceil(size[1])), name)
         _drop_references(root)
         _set_size(root, size)
         drawing = ET.tostring(root, "utf-8")
