@@ -1,4 +1,4 @@
-"""ggembed: text embeddings from GGUF models, inside the Python process."""
+"""ggembed: embeddings of texts and media from GGUF models, inside the Python process."""
 
 from ._arrow import to_arrow
 from ._info import build_info, devices
@@ -15,6 +15,8 @@ from .errors import (
     InternalError,
     InvalidInputError,
     LibraryLoadError,
+    MediaError,
+    MissingDecoderError,
     MissingExtraError,
     ModelFileError,
     ModelFormatError,
@@ -26,14 +28,16 @@ from .errors import (
 )
 from .files import MemoryEstimate, estimate, quantize, quantize_levels
 from .findings import Finding, Report, Similarity
+from .media import Audio, Image, MediaLimits, Pdf, Video
 from .quantization import calibration_ranges, quantize_embeddings
 from .results import Encoded, TokenRows
 from .scores import maxsim, similarity
-from .types import Attention, DeviceInfo, ModelInfo, Pooling
+from .types import Attention, DeviceInfo, ModelInfo, Pooling, TowerInfo
 
 __all__ = [
     "AbortedError",
     "Attention",
+    "Audio",
     "ClosedError",
     "DeviceError",
     "DeviceInfo",
@@ -43,23 +47,30 @@ __all__ = [
     "EmptyTextError",
     "Encoded",
     "Finding",
+    "Image",
     "InternalError",
     "InvalidInputError",
     "LibraryLoadError",
+    "MediaError",
+    "MediaLimits",
     "MemoryEstimate",
+    "MissingDecoderError",
     "MissingExtraError",
     "ModelFileError",
     "ModelFormatError",
     "ModelInfo",
     "NotFiniteError",
     "OutOfMemoryError",
+    "Pdf",
     "Pooling",
     "Report",
     "Similarity",
     "TextTooLongError",
     "TokenRows",
+    "TowerInfo",
     "TruncationWarning",
     "UnsupportedError",
+    "Video",
     "__version__",
     "build_info",
     "calibration_ranges",

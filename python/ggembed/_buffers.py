@@ -16,6 +16,15 @@ FloatArray = npt.NDArray[np.float32]
 Bytes = bytes | npt.NDArray[np.uint8]
 
 
+class NotTextsError(TypeError):
+    """An argument that is not texts alone: `items` are its elements, or the one that it is."""
+
+    def __init__(self, message: str, items: list[Any], *, single: bool = False) -> None:
+        super().__init__(message)
+        self.items = items
+        self.single = single
+
+
 @dataclass(frozen=True)
 class Texts:
     """Texts as the native library takes them: text i is ``data[offsets[i]:offsets[i + 1]]``."""
@@ -52,7 +61,8 @@ def as_list(texts: object) -> tuple[list[Any], bool]:
         texts, Iterable
     ):
         kind = type(texts).__name__
-        raise TypeError(f"texts must be a str or an iterable of str, got {kind}")
+        message = f"texts must be a str or an iterable of str, got {kind}"
+        raise NotTextsError(message, [texts], single=True)
     shape = getattr(texts, "shape", None)  # numpy arrays, pandas and polars columns and frames
     if isinstance(shape, tuple) and len(shape) != 1:
         raise ValueError(f"texts must be one-dimensional, got shape {shape}")
@@ -70,16 +80,18 @@ def flatten(texts: list[Any], *, keep_invalid: bool = False) -> tuple[bytes, npt
     try:
         encoded = list(map(str.encode, texts))
     except (TypeError, UnicodeEncodeError):
-        encoded = [_encode(text, i, keep_invalid) for i, text in enumerate(texts)]
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                message = f"texts must be str, got {type(text).__name__} at index {i}"
+                raise NotTextsError(message, texts) from None
+        encoded = [encode_one(text, i, keep_invalid=keep_invalid) for i, text in enumerate(texts)]
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
     return b"".join(encoded), offsets
 
 
-def _encode(text: object, i: int, keep_invalid: bool) -> bytes:
+def encode_one(text: str, i: int, *, keep_invalid: bool) -> bytes:
     """UTF-8 of text i, or the error that names it."""
-    if not isinstance(text, str):
-        raise TypeError(f"texts must be str, got {type(text).__name__} at index {i}")
     if keep_invalid:
         return text.encode("utf-8", "surrogatepass")
     return encode_text(text, f"text {i}", i)

@@ -6,7 +6,7 @@ import contextlib
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
@@ -72,45 +72,71 @@ class Call:
         """Whether there is a row per token."""
         return self.pooling == "none"
 
+    @property
+    def in_floats(self) -> bool:
+        """Whether the rows are converted once all are known, by the ranges that they have."""
+        return self.precision in ("int8", "uint8") and self.ranges is None
+
+    @property
+    def computed(self) -> tuple[int, npt.DTypeLike]:
+        """Width and type of the rows that the engine writes."""
+        if self.in_floats:
+            return self.dim, np.float32
+        return row_width(self.precision, self.dim), DTYPES[self.precision]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the rows of a call are computed, and where they end up: often the same."""
+
+    rows: npt.NDArray[Any]
+    final: npt.NDArray[Any]
+    result: npt.NDArray[Any]  # the final rows as they are returned
+
 
 def run(
     call: Call,
     handles: tuple[_native.Model, _native.Engine],
-    texts: object,
+    texts: _buffers.Texts,
     out: npt.NDArray[Any] | None,
 ) -> npt.NDArray[Any] | TokenRows | Encoded:
     """Computes the rows of texts in the form that was asked for."""
     model, engine = handles
     errors: dict[int, EmbedError] | None = {} if call.collects else None
-    given = _buffers.as_texts(texts, keep_invalid=call.collects)
-    wants_report = call.collects or call.reports
-    tokens = _native.Tokens(
+    prompt = _buffers.encode_text(call.prompt, "prompt")
+    tokens = tokenize(call, model, texts.data, texts.offsets, prompt, errors)
+    starts = tokens.offsets()
+    target = allocate(call, int(starts[-1]) if call.by_token else tokens.n_texts, texts.single, out)
+    if tokens.n_texts:
+        with progress_of(call, "tokens") as progress:
+            encode(call, engine, tokens, target.rows, errors, progress)
+    return finish(
+        call, target, texts.single, starts, tokens.n_tokens_original, tokens.truncated, errors
+    )
+
+
+def tokenize(
+    call: Call,
+    model: _native.Model,
+    data: _buffers.Bytes,
+    offsets: npt.NDArray[np.int64],
+    prompt: bytes,
+    errors: dict[int, EmbedError] | None,
+    parts: Sequence[_native.Part] | None = None,
+) -> _native.Tokens:
+    """The tokens of texts, or of inputs made of parts."""
+    return _native.Tokens(
         model,
-        given.data,
-        given.offsets,
-        prompt=_buffers.encode_text(call.prompt, "prompt"),
+        data,
+        offsets,
+        prompt=prompt,
         end_token=call.end_token,
         max_tokens=call.max_tokens,
         overflow=call.overflow,
-        want_original=wants_report,
+        want_original=call.collects or call.reports,
+        parts=parts,
         errors=errors,
     )
-    starts = tokens.offsets()
-    n_rows = int(starts[-1]) if call.by_token else tokens.n_texts
-    drops_axis = given.single and not call.by_token
-    rows, final = _allocate(call, n_rows, drops_axis, out)
-    if final is not rows and n_rows == 1:
-        raise ValueError(f"precision {call.precision!r} needs ranges= for a single row")
-    if tokens.n_texts:
-        _encode(call, engine, tokens, rows, errors)
-    if final is not rows:
-        _calibrate(call, rows, final, errors)
-    result = out if out is not None else final[0] if drops_axis else final
-    if tokens.truncated is not None and tokens.truncated.any():
-        _warn_truncated(tokens.truncated, call)
-    if wants_report:
-        return _report(call, tokens, result, starts, errors or {})
-    return TokenRows(result, starts) if call.by_token and not given.single else result
 
 
 def run_pairs(
@@ -140,55 +166,83 @@ def run_pairs(
     )
     scores = np.empty((len(listed), call.dim), np.float32)
     if listed:
-        _encode(call, engine, tokens, scores, None)
+        with progress_of(call, "tokens") as progress:
+            encode(call, engine, tokens, scores, None, progress)
     if tokens.truncated is not None and tokens.truncated.any():
         _warn_truncated(tokens.truncated, call)
     return scores
 
 
-def _allocate(
-    call: Call, n_rows: int, drops_axis: bool, out: npt.NDArray[Any] | None
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Where the rows are computed, and where they end up: the same, unless ranges are missing."""
+def allocate(call: Call, n_rows: int, single: bool, out: npt.NDArray[Any] | None) -> Target:
+    """Room for the rows of a call."""
     width, dtype = row_width(call.precision, call.dim), DTYPES[call.precision]
     shape = (n_rows, width)
+    drops_axis = single and not call.by_token
     if out is None:
         final = np.empty(shape, dtype)
     else:
         checked = _buffers.check_out(out, (width,) if drops_axis else shape, dtype)
         final = checked[np.newaxis] if drops_axis else checked
-    if call.precision in ("int8", "uint8") and call.ranges is None:
-        return np.empty((n_rows, call.dim), np.float32), final
-    return final, final
+    result = out if out is not None else final[0] if drops_axis else final
+    if not call.in_floats:
+        return Target(final, final, result)
+    if n_rows == 1:
+        raise ValueError(f"precision {call.precision!r} needs ranges= for a single row")
+    return Target(np.empty((n_rows, call.dim), np.float32), final, result)
 
 
-def _encode(
+@contextlib.contextmanager
+def progress_of(call: Call, unit: str) -> Iterator[Progress | None]:
+    """What the progress of a call is told to; it draws a bar if it is to."""
+    if not call.shows_bar:
+        yield call.progress
+        return
+    with ProgressBar("embedding", unit) as bar:
+        yield bar if call.progress is None else _both(bar, call.progress)
+
+
+def encode(
     call: Call,
     engine: _native.Engine,
     tokens: _native.Tokens,
     rows: npt.NDArray[Any],
     errors: dict[int, EmbedError] | None,
+    progress: Progress | None,
 ) -> None:
-    with contextlib.ExitStack() as stack:
-        progress = call.progress
-        if call.shows_bar:
-            bar = stack.enter_context(ProgressBar("embedding"))
-            progress = bar if progress is None else _both(bar, progress)
-        in_floats = call.precision in ("int8", "uint8") and call.ranges is None
-        engine.encode(
-            tokens,
-            rows,
-            pooling=call.pooling,
-            truncate_dim=0 if call.pooling == "rank" else call.dim,
-            normalize=call.normalize,
-            precision="float32" if in_floats else call.precision,
-            ranges=call.ranges,
-            projection=call.projection,
-            adapter=call.adapter,
-            adapter_scale=call.adapter_scale,
-            progress=progress,
-            errors=errors,
-        )
+    """Fills the rows of tokens."""
+    engine.encode(
+        tokens,
+        rows,
+        pooling=call.pooling,
+        truncate_dim=0 if call.pooling == "rank" else call.dim,
+        normalize=call.normalize,
+        precision="float32" if call.in_floats else call.precision,
+        ranges=call.ranges,
+        projection=call.projection,
+        adapter=call.adapter,
+        adapter_scale=call.adapter_scale,
+        progress=progress,
+        errors=errors,
+    )
+
+
+def finish(
+    call: Call,
+    target: Target,
+    single: bool,
+    starts: npt.NDArray[np.int64],
+    n_original: npt.NDArray[np.int64] | None,
+    truncated: npt.NDArray[np.bool_] | None,
+    errors: dict[int, EmbedError] | None,
+) -> npt.NDArray[Any] | TokenRows | Encoded:
+    """What a call returns, once its rows are there. starts: where the tokens of inputs begin."""
+    if call.in_floats:
+        _calibrate(call, target.rows, target.final, errors)
+    if truncated is not None and truncated.any():
+        _warn_truncated(truncated, call)
+    if call.collects or call.reports:
+        return _report(call, target.result, starts, n_original, truncated, errors or {})
+    return TokenRows(target.result, starts) if call.by_token and not single else target.result
 
 
 def _calibrate(
@@ -209,18 +263,18 @@ def _calibrate(
 
 def _report(
     call: Call,
-    tokens: _native.Tokens,
     rows: npt.NDArray[Any],
     starts: npt.NDArray[np.int64],
+    n_original: npt.NDArray[np.int64] | None,
+    truncated: npt.NDArray[np.bool_] | None,
     errors: dict[int, EmbedError],
 ) -> Encoded:
     n_tokens = np.diff(starts)
     refused = [i for i, error in errors.items() if isinstance(error, REFUSED)]
-    original, truncated = tokens.n_tokens_original, tokens.truncated
     return Encoded(
         rows=rows,
         n_tokens=np.where(np.isin(np.arange(len(n_tokens)), refused), 0, n_tokens),
-        n_tokens_original=n_tokens if original is None else original,
+        n_tokens_original=n_tokens if n_original is None else n_original,
         truncated=np.zeros(len(n_tokens), np.bool_) if truncated is None else truncated,
         errors=dict(sorted(errors.items())),
         offsets=starts if call.by_token else None,

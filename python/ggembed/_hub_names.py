@@ -59,9 +59,8 @@ def choose(
     names: Iterable[str], where: str, file: str | None, quant: str | None, modality: Modality
 ) -> Choice:
     """The files of the one model that `file` or `quant` means; `where` is for messages."""
-    if modality not in _ROLES:
-        raise InvalidInputError(f"modality must be one of {', '.join(_ROLES)}, got {modality!r}")
-    present = sorted(name for name in names if name.lower().endswith(".gguf"))
+    roles = roles_of(modality)
+    present = _gguf_files(names)
     models = _models(name for name in present if _kind(name) == "model")
     if file is not None:
         matches = _by_pattern(models, present, where, file, quant)
@@ -77,10 +76,29 @@ def choose(
         raise ModelFileError(
             f"{where} has {model.name}, one of {model.n_parts} parts, but lacks {listed(missing)}"
         )
-    projectors = [name for name in present if _kind(name) == "mmproj"]
-    roles = _ROLES[modality]
-    chosen = [_projector(model, models, projectors, role, where) for role in roles]
-    return Choice(model.parts, tuple(dict.fromkeys(chosen)))
+    return Choice(model.parts, _projectors(model, models, present, roles, where))
+
+
+def projectors(names: Iterable[str], model: str, where: str, modality: Modality) -> tuple[str, ...]:
+    """The projectors among `names` that a model needs: vision before audio, one for both once."""
+    roles = roles_of(modality)
+    present = _gguf_files(names)
+    models = _models(name for name in present if _kind(name) == "model")
+    return _projectors(_Model((model,), 1), models, present, roles, where)
+
+
+def roles_of(modality: str) -> tuple[str, ...]:
+    """What kinds of projectors a modality needs."""
+    if modality not in _ROLES:
+        known = ", ".join(map(repr, _ROLES))
+        raise InvalidInputError(f"modality must be one of {known}, got {modality!r}")
+    return _ROLES[modality]
+
+
+def role_of(name: str) -> str | None:
+    """The kind that a projector's name states; None if it states none, or both."""
+    roles = {_ROLE_WORDS[word] for word in _words(_stem(name)) if word in _ROLE_WORDS}
+    return roles.pop() if len(roles) == 1 else None
 
 
 def quant_of(name: str) -> str | None:
@@ -165,6 +183,21 @@ def _with_quant(models: Sequence[_Model], quant: str) -> list[_Model]:
     return plain or [model for model in models if quant_of(model.name) == f"UD-{wanted}"]
 
 
+def _gguf_files(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.lower().endswith(".gguf"))
+
+
+def _projectors(
+    model: _Model,
+    models: Sequence[_Model],
+    present: Sequence[str],
+    roles: Iterable[str],
+    where: str,
+) -> tuple[str, ...]:
+    found = [name for name in present if _kind(name) == "mmproj"]
+    return tuple(dict.fromkeys(_projector(model, models, found, role, where) for role in roles))
+
+
 def _projector(
     model: _Model, models: Sequence[_Model], projectors: Sequence[str], role: str, where: str
 ) -> str:
@@ -172,8 +205,8 @@ def _projector(
     for folder in (PurePosixPath(model.name).parent, *PurePosixPath(model.name).parent.parents):
         beside = [name for name in projectors if PurePosixPath(name).parent == folder]
         own = _own_projectors(model, models, beside)
-        found = [name for name in own if _role(name) == role]
-        found = found or [name for name in own if _role(name) is None]
+        found = [name for name in own if role_of(name) == role]
+        found = found or [name for name in own if role_of(name) is None]
         if not found:
             continue
         best = min(map(_mmproj_rank, found))
@@ -183,9 +216,10 @@ def _projector(
                 f"{where} has {len(found)} {role} projectors for {model.name}: {listed(found)}"
             )
         return found[0]
+    stem = _QUANT.sub("", _PART.sub("", _stem(model.name))).rstrip("-_.")
     raise ModelFileError(
-        f"{where} has no {role} projector for {model.name}; "
-        f"projectors present: {listed(projectors)}"
+        f"{where} has no {role} projector for {model.name}, such as "
+        f"{stem}-{role}-mmproj-F16.gguf; projectors present: {listed(projectors)}"
     )
 
 
@@ -216,11 +250,6 @@ def _base(name: str) -> tuple[str, ...]:
     stem = _QUANT.sub(" ", _PART.sub("", _stem(name)))
     dropped = _EMPTY_WORDS | _ROLE_WORDS.keys()
     return tuple(word for word in _words(stem) if word not in dropped)
-
-
-def _role(name: str) -> str | None:
-    roles = {_ROLE_WORDS[word] for word in _words(_stem(name)) if word in _ROLE_WORDS}
-    return roles.pop() if len(roles) == 1 else None
 
 
 def _mmproj_rank(name: str) -> int:

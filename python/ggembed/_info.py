@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 from . import _native, profiles
 from ._prompts import Prompts
 from .errors import EmbedError
-from .types import Attention, DeviceInfo, ModelInfo, Pooling
+from .profiles import MediaRules
+from .types import Attention, DeviceInfo, ModelInfo, Pooling, TowerInfo
 
 # Fields that ModelInfo takes from gge_model_info under the same name.
 _SAME = (
@@ -41,7 +42,8 @@ def describe(
     attention: Attention | None = None,
     task: str | None = None,
     default_prompt_name: str | None = None,
-) -> tuple[ModelInfo, Prompts]:
+    mmproj: Sequence[str] = (),
+) -> tuple[ModelInfo, Prompts, MediaRules]:
     """A loaded model with the overrides of an Embedder; the numbers of its engine are still 0."""
     found, metadata = model.info(), model.metadata()
     names = found["name"], metadata.get("general.basename", ""), Path(path).name
@@ -50,8 +52,12 @@ def describe(
     known = Prompts.of(
         prompts, metadata, profile, merged_task, task=task, default_name=default_prompt_name
     )
+    media = MediaRules() if profile is None else profile.media
     info = ModelInfo(
         path=path,
+        mmproj=tuple(mmproj),
+        towers=tuple(towers(model)),
+        media_template=media.template,
         truncate_dim=None,
         prompts=known.by_name,
         prompts_source=known.source,
@@ -71,7 +77,13 @@ def describe(
             info = replace(info, end_token=profile.end_id, add_eos=True, add_eos_source="profile")
         info = replace(info, warnings=tuple(_contradictions(info, profile)))
         _log_once(path, info.warnings)
-    return info, known
+    return info, known, media
+
+
+def towers(model: _native.Model) -> list[TowerInfo]:
+    """The encoders for media of a loaded model."""
+    names = TowerInfo.__dataclass_fields__
+    return [TowerInfo(**{name: found[name] for name in names}) for found in model.towers()]
 
 
 def describe_engine(engine: _native.Engine) -> dict[str, Any]:

@@ -148,10 +148,14 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     return min(quotas, default=None)
 
 
-def _limits(root: Path) -> Finding:
+def n_cpus() -> int:
+    """CPUs that the process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
-    n_cpus = len(affinity(0)) if affinity else os.cpu_count()
-    parts = [f"{n_cpus} CPUs may be used"]
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _limits(root: Path) -> Finding:
+    parts = [f"{n_cpus()} CPUs may be used"]
     quota, memory = cpu_quota(root), available_memory(root)
     if quota is not None:
         parts.append(f"a quota of {quota:g} CPUs")

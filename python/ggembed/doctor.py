@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _info
+from . import mmproj as mmproj_files
 from ._buffers import FloatArray, as_list
 from ._machine import GIB, available_memory, check_machine
 from .embedder import Embedder
@@ -23,7 +24,7 @@ from .errors import (
 )
 from .files import MemoryEstimate, estimate, quantize_levels
 from .findings import Finding, Report, Similarity
-from .types import ModelInfo
+from .types import ModelInfo, TowerInfo
 
 _BUCKETS = ((4, "up to 4 tokens"), (16, "5 to 16"), (128, "17 to 128"), (None, "over 128"))
 
@@ -62,6 +63,7 @@ _FULL_PRECISION = 0.998  # lowest cosine between full precisions of two implemen
 def doctor(
     model: str | os.PathLike[str] | None = None,
     *,
+    mmproj: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     compare: str | os.PathLike[str] | npt.ArrayLike | None = None,
     texts: Iterable[str] | None = None,
     device: str = "auto",
@@ -72,6 +74,8 @@ def doctor(
     ----------
     model : str or path-like, optional
         A GGUF file. It is loaded, if its memory suffices.
+    mmproj : path-like or sequence of them, optional
+        GGUF files of its projectors for media.
     compare : path-like or array-like, optional
         Rows of a reference implementation for `texts`, (n_texts, dim), or an ``.npy`` file of them.
         Rows may be cut to a smaller width that the model supports.
@@ -108,9 +112,10 @@ def doctor(
     reference = None if compare is None else _reference(compare, len(listed))
     similarities: list[Similarity] = []
     try:
-        findings.append(_memory(model, device))
+        projectors = mmproj_files.files(mmproj)
+        findings.append(_memory(model, projectors, device))
         if findings[-1].level != "error":
-            with Embedder(model, device=device) as embedder:
+            with Embedder(model, mmproj=projectors, device=device) as embedder:
                 findings.extend(_check_model(embedder))
                 if reference is not None:
                     similarities.extend(_compare(embedder, listed, reference))
@@ -122,10 +127,10 @@ def doctor(
     return Report(tuple(findings), tuple(similarities))
 
 
-def _memory(model: str | os.PathLike[str], device: str) -> Finding:
+def _memory(model: str | os.PathLike[str], mmproj: list[str], device: str) -> Finding:
     """What the model needs, for texts as long as its context and for short ones."""
     try:
-        needs = estimate(model, device=device)
+        needs = estimate(model, mmproj=mmproj, device=device)
     except InvalidInputError as err:  # the file names an absurd context
         return Finding("warn", str(err), "pass a smaller n_ctx")
     if (lack := _lack(needs, device)) is None:
@@ -133,7 +138,7 @@ def _memory(model: str | os.PathLike[str], device: str) -> Finding:
         if needs.total_device:
             sizes += f", {needs.total_device / GIB:.2f} GiB on the device"
         return Finding("ok", f"the model needs {sizes}, for texts as long as its context")
-    if _lack(estimate(model, device=device, n_ctx=1), device) is None:
+    if _lack(estimate(model, mmproj=mmproj, device=device, n_ctx=1), device) is None:
         return Finding("warn", f"{lack}, for texts as long as its context", "pass a smaller n_ctx")
     return Finding("error", lack, "take a file of a lower level, or free memory")
 
@@ -168,9 +173,20 @@ def _check_model(embedder: Embedder) -> Iterator[Finding]:
         f"({info.attention_source}), opening token {bos}, closing token {eos}, context "
         f"{info.n_ctx} tokens, prompts {', '.join(info.prompts) or 'none'}",
     )
+    yield from map(_tower, info.towers)
     yield from _check_profile(info)
     yield from _check_tokenizer(embedder, info)
     yield _check_level(level_of(info))
+
+
+def _tower(tower: TowerInfo) -> Finding:
+    what = (
+        f"{tower.modality} tower {tower.projector}: {tower.n_layer} layers, "
+        f"{tower.n_params / 1e6:.0f} M parameters"
+    )
+    if tower.modality == "vision":
+        what += f", images of {tower.min_pixels} to {tower.max_pixels} pixels"
+    return Finding("ok", what)
 
 
 def _check_profile(info: ModelInfo) -> Iterator[Finding]:

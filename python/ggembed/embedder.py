@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _buffers, _native, hub, profiles, stream
+from . import _buffers, _media_calls, _native, hub, profiles, stream
+from . import mmproj as mmproj_files
 from ._buffers import FloatArray
 from ._calls import (
     OVERFLOWS,
@@ -27,8 +29,11 @@ from ._calls import (
     stream_place,
     warn,
 )
+from ._hub_names import Modality
 from ._info import describe, describe_engine
-from .errors import ClosedError, UnsupportedError
+from ._machine import n_cpus
+from .errors import AbortedError, ClosedError, UnsupportedError
+from .media import MediaLimits
 from .projection import Projection, load_projection
 from .quantization import DTYPES, check_ranges
 from .results import Encoded
@@ -37,13 +42,15 @@ from .types import (
     AllEncodeOptions,
     Attention,
     EncodeOptions,
+    Input,
+    Inputs,
+    MediaTemplate,
     ModelInfo,
     OnError,
     OutputValue,
     Overflow,
     Pooling,
     Precision,
-    Texts,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +60,7 @@ _Name = TypeVar("_Name", Pooling, Attention)
 
 
 class Embedder:
-    """Computes embeddings of texts with a GGUF model, in this process.
+    """Computes embeddings of texts and media with a GGUF model, in this process.
 
     Any number of threads may use one Embedder at the same time. It holds the model's memory until
     ``close()``, the end of its ``with`` block, or its end of life. It does not survive ``fork``.
@@ -97,6 +104,18 @@ class Embedder:
     adapters : mapping of str to path-like, optional
         LoRA adapters as GGUF files, by the names that ``adapter=`` and ``task=`` choose them by.
         They are loaded once and share the weights of the model.
+    mmproj : path-like or sequence of them, optional
+        GGUF files of projectors, with which the model takes media: at most one for vision and one
+        for audio, or one file that holds both.
+    modality : {"text", "vision", "audio", "omni"}, optional
+        What the model will be given: projectors are looked for beside the model, or in its
+        repository, by name. With `mmproj` it says what these must be. Nothing is looked for
+        without it.
+    limits : MediaLimits, optional
+        What a medium may cost; one that is beyond is refused.
+    media_threads : int, optional
+        Threads that decode media while others are encoded; the cores that the process may use by
+        default.
     projection : path-like or array-like, optional
         Matrix that token rows are multiplied by, (n_projection, dim), for models of late
         interaction: an array, a ``.npy`` file or a ``.safetensors`` file with its bias.
@@ -140,6 +159,10 @@ class Embedder:
         default_prompt_name: str | None = None,
         task: str | None = None,
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+        mmproj: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        modality: Modality | None = None,
+        limits: MediaLimits | None = None,
+        media_threads: int | None = None,
         projection: str | os.PathLike[str] | npt.ArrayLike | None = None,
         mmap: bool = True,
         progress: Progress | None = None,
@@ -163,7 +186,13 @@ class Embedder:
         path = os.fspath(model)
         if not isinstance(path, str):
             raise TypeError(f"model must be a str or path-like, got {type(model).__name__}")
+        projectors = mmproj_files.files(mmproj)
+        if mmproj is None and modality is not None:
+            path, projectors = _with_projectors(path, modality)
         path = _local(path)
+        mmproj_files.check_names(
+            [Path(path).name], [Path(file).name for file in projectors], modality
+        )
 
         self._overflow = one_of("overflow", overflow, OVERFLOWS)
         for what, value in (("prompts", prompts), ("adapters", adapters)):
@@ -173,11 +202,15 @@ class Embedder:
             raise TypeError(f"device must be a str, got {type(device).__name__}")
         adapter_files = {} if adapters is None else dict(adapters)
         self._adapters = {name: i for i, name in enumerate(adapter_files, 1)}
+        self._limits = _limits(limits) or MediaLimits()
+        self._media_threads = _count("media_threads", media_threads) or n_cpus()
+        self._n_aborts = 0
         loaded = _native.Model(
             path,
             device=device,
             n_gpu_layers=gpu_layers,
             adapters=[_local(file) for file in adapter_files.values()],
+            mmproj=projectors,
             mmap=mmap,
             progress=progress,
         )
@@ -186,13 +219,16 @@ class Embedder:
             "pooling": chosen_pooling,
             "attention": chosen_attention,
             "default_prompt_name": default_prompt_name,
+            "mmproj": projectors,
         }
         try:
-            self._info, self._prompts = describe(path, loaded, task=task, **rules)
+            described = describe(path, loaded, task=task, **rules)
         except ValueError:
             if task not in self._adapters:
                 raise
-            self._info, self._prompts = describe(path, loaded, **rules)  # a task by its adapter
+            described = describe(path, loaded, **rules)  # a task by its adapter
+        self._info, self._prompts, self._media_rules = described
+        _check_towers(self._info, modality)
         if self._info.pooling is Pooling.RANK and not self._info.n_cls_out:
             raise UnsupportedError("the model has no classification head, so it cannot rank")
         self._task = self._info.task if task is None else task
@@ -215,6 +251,7 @@ class Embedder:
         token: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
+        modality: Modality | None = None,
         download_progress: Progress | None = None,
         **options: Any,
     ) -> Embedder:
@@ -236,6 +273,8 @@ class Embedder:
             Where the files are kept; the cache of ``huggingface_hub`` by default.
         local_files_only : bool, optional
             Ask nothing, use what is there.
+        modality : {"text", "vision", "audio", "omni"}, optional
+            What the model will be given; its projectors are fetched too.
         download_progress : callable, optional
             Called with (bytes done, bytes in all) during the download.
         **options
@@ -268,15 +307,18 @@ class Embedder:
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
+            modality="text" if modality is None or "mmproj" in options else modality,
             progress=download_progress,
         )
-        return cls(files.model, **options)
+        options.setdefault("mmproj", files.mmproj)
+        return cls(files.model, modality=modality, **options)
 
     def __repr__(self) -> str:
         info = self._info
         name = info.name or Path(info.path).name
+        towers = "".join(f", {tower.modality}" for tower in info.towers)
         closed = ", closed" if self._handles is None else ""
-        return f"<Embedder {name!r}, dim={self.dim}, pooling={info.pooling}{closed}>"
+        return f"<Embedder {name!r}, dim={self.dim}, pooling={info.pooling}{towers}{closed}>"
 
     def __enter__(self) -> Embedder:
         self._live()
@@ -321,7 +363,9 @@ class Embedder:
         >>> embedder.encode("still usable").shape
         (384,)
         """
-        self._live()[1].abort()
+        engine = self._live()[1]
+        self._n_aborts += 1
+        engine.abort()
 
     @property
     def dim(self) -> int:
@@ -385,7 +429,7 @@ class Embedder:
     @overload
     def encode(
         self,
-        texts: Texts,
+        inputs: Inputs,
         *,
         output_value: Literal["sentence_embedding"] | None = ...,
         precision: Literal["float32"] = ...,
@@ -397,7 +441,7 @@ class Embedder:
     @overload
     def encode(
         self,
-        texts: Texts,
+        inputs: Inputs,
         *,
         output_value: OutputValue | None = ...,
         precision: Precision = ...,
@@ -409,7 +453,7 @@ class Embedder:
     @overload
     def encode(
         self,
-        texts: Texts,
+        inputs: Inputs,
         *,
         output_value: OutputValue | None = ...,
         precision: Precision = ...,
@@ -421,7 +465,7 @@ class Embedder:
     @overload
     def encode(
         self,
-        texts: Texts,
+        inputs: Inputs,
         *,
         output_value: OutputValue | None = ...,
         precision: Precision = ...,
@@ -432,7 +476,7 @@ class Embedder:
 
     def encode(
         self,
-        texts: Texts,
+        inputs: Inputs,
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -448,20 +492,26 @@ class Embedder:
         output_value: OutputValue | None = None,
         on_error: OnError = "raise",
         return_info: bool = False,
+        auto: bool = False,
+        limits: MediaLimits | None = None,
+        media_template: MediaTemplate | None = None,
         batch_size: int | None = None,  # noqa: ARG002
         show_progress_bar: bool = False,
         out: npt.NDArray[Any] | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """Computes the rows of texts.
+        """Computes the rows of texts and media.
 
         Parameters
         ----------
-        texts : str or iterable of str
-            One text, or a list, tuple, generator, numpy array, or a pandas, polars or pyarrow
-            column of texts. Arrow columns of large_string are read where they lie.
+        inputs : str, Image, Audio, Video, Pdf, mapping, or iterable of these
+            One input, or a list, tuple, generator, numpy array, or a pandas, polars or pyarrow
+            column of inputs. Arrow columns of large_string are read where they lie. A mapping is a
+            content part, such as ``{"type": "image_url", "image_url": {"url": "data:..."}}``. A
+            list or tuple among the inputs is one input made of several parts, in their order.
         prompt : str, optional
-            Put in front of every text that does not begin with it. ``""`` forces none.
+            Put in front of every input that does not begin with it, but for media of models whose
+            template for media has no place for it. ``""`` forces none.
         prompt_name : str, optional
             Name of a prompt in ``prompts`` to use instead.
         task : str, optional
@@ -493,6 +543,13 @@ class Embedder:
             ``Encoded`` that has the errors.
         return_info : bool, optional
             Return an ``Encoded``, which has token counts and tells what was cut.
+        auto : bool, optional
+            Take strings that are data URIs, or paths of media files, for the media.
+        limits : MediaLimits, optional
+            What a medium may cost; the Embedder's by default.
+        media_template : {"bare", "chat"}, optional
+            What stands around inputs with media: nothing but the prompt, or the model's chat
+            template; ``info().media_template`` by default.
         batch_size : int, optional
             Accepted for programs written for Sentence Transformers, and not used: micro-batches
             are counted in tokens.
@@ -502,23 +559,26 @@ class Embedder:
             Where to write the rows, of the type and shape that are returned otherwise. Rows must
             be contiguous each, but may lie apart.
         progress : callable, optional
-            Called with (tokens done, tokens in all) on the calling thread. An exception that it
-            raises stops the call and comes out of it.
+            Called with (tokens done, tokens in all), or where there are media with (inputs done,
+            inputs in all), on the calling thread. An exception that it raises stops the call and
+            comes out of it.
 
         Returns
         -------
         ndarray, TokenRows or Encoded
-            (dim,) for a str, (n_texts, dim) otherwise, C order, in the order of the texts; a row of
-            bits has ceil(dim / 8) bytes. Token rows: (n_tokens, dim) for a str, otherwise
+            (dim,) for one input, (n_inputs, dim) otherwise, C order, in the order of the inputs; a
+            row of bits has ceil(dim / 8) bytes. Token rows: (n_tokens, dim) for one, otherwise
             ``TokenRows``, a sequence of such arrays over one flat array; with a projection they
             are projected. An ``Encoded`` with `return_info` or ``on_error="collect"``.
 
         Raises
         ------
         TypeError
-            Something that is not a str, with its index.
+            Something that is no input, with its index.
         InvalidInputError, TextTooLongError, EmptyTextError, NotFiniteError, OutOfMemoryError
             A text cannot be computed; ``input_index`` names it.
+        MediaError, MissingDecoderError, UnsupportedError
+            A medium cannot be used, needs a package, or needs a projector that is not loaded.
         AbortedError, ClosedError
             ``abort()`` or ``close()`` ended the call. With ``on_error="collect"`` they are the
             errors of the texts that were not finished.
@@ -548,6 +608,8 @@ class Embedder:
             limit = limit or self._n_ctx  # a refused text has no token rows
         projection = self._projection if by_token else None
         dim = self._width(truncate_dim, projection)
+        _limits(limits)
+        template = self._template(media_template)
         call = Call(
             prompt=self._prompts.text(prompt, prompt_name, prompt_task),
             end_token=self._info.end_token,
@@ -566,22 +628,39 @@ class Embedder:
             shows_bar=bool(show_progress_bar),
             progress=progress,
         )
-        return run(call, handles, texts, out)
+        given = _media_calls.as_inputs(
+            inputs,
+            keep_invalid=call.collects,
+            auto=auto,
+            takes_media=bool(self._info.towers),
+        )
+        if isinstance(given, _buffers.Texts):
+            return run(call, handles, given, out)
+        options = _media_calls.MediaOptions(
+            rules=self._media_rules,
+            template=template,
+            limits=limits or self._limits,
+            auto=auto,
+            n_threads=self._media_threads,
+            modalities=frozenset(tower.modality for tower in self._info.towers),
+            check=self._until_ended(),
+        )
+        return _media_calls.run(call, handles, *given, out, options)
 
     @overload
-    def encode_query(self, texts: Texts, **options: Unpack[EncodeOptions]) -> FloatArray: ...
+    def encode_query(self, inputs: Inputs, **options: Unpack[EncodeOptions]) -> FloatArray: ...
 
     @overload
-    def encode_query(self, texts: Texts, **options: Unpack[AllEncodeOptions]) -> Any: ...
+    def encode_query(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any: ...
 
-    def encode_query(self, texts: Texts, **options: Unpack[AllEncodeOptions]) -> Any:
+    def encode_query(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any:
         """Computes the rows of search queries: ``encode`` with the prompt for queries.
 
         Models without such a prompt take the text as it is.
 
         Parameters
         ----------
-        texts : str or iterable of str
+        inputs
             As for ``encode``.
         **options
             As for ``encode``.
@@ -597,15 +676,15 @@ class Embedder:
         >>> Embedder().encode_query("how do plants make energy?").shape
         (384,)
         """
-        return self.encode(texts, **self._with_role("query", options))
+        return self.encode(inputs, **self._with_role("query", options))
 
     @overload
-    def encode_document(self, texts: Texts, **options: Unpack[EncodeOptions]) -> FloatArray: ...
+    def encode_document(self, inputs: Inputs, **options: Unpack[EncodeOptions]) -> FloatArray: ...
 
     @overload
-    def encode_document(self, texts: Texts, **options: Unpack[AllEncodeOptions]) -> Any: ...
+    def encode_document(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any: ...
 
-    def encode_document(self, texts: Texts, **options: Unpack[AllEncodeOptions]) -> Any:
+    def encode_document(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any:
         """Computes the rows of documents: ``encode`` with the prompt for documents.
 
         A prompt named ``"passage"`` or ``"corpus"`` serves as well. Models without such a prompt
@@ -613,7 +692,7 @@ class Embedder:
 
         Parameters
         ----------
-        texts : str or iterable of str
+        inputs
             As for ``encode``.
         **options
             As for ``encode``.
@@ -629,24 +708,24 @@ class Embedder:
         >>> Embedder().encode_document(["Photosynthesis makes sugar."]).shape
         (1, 384)
         """
-        return self.encode(texts, **self._with_role("document", options))
+        return self.encode(inputs, **self._with_role("document", options))
 
     def encode_iter(
         self,
-        texts: Iterable[str],
+        inputs: Iterable[Input],
         *,
         chunk_size: int = stream.BATCH_SIZE,
         read_ahead: int = 1,
         **options: Unpack[AllEncodeOptions],
     ) -> Iterator[Any]:
-        """Computes the rows of a stream of texts of any length, in bounded memory.
+        """Computes the rows of a stream of texts and media of any length, in bounded memory.
 
         Parameters
         ----------
-        texts : iterable of str
-            Read as it is needed, on a thread of its own.
+        inputs : iterable of str, Image, Audio, Video, Pdf, mapping, list or tuple
+            Read as it is needed, on a thread of its own. Elements as for ``encode``.
         chunk_size : int, optional
-            Most texts that are read and computed together.
+            Most inputs that are read and computed together.
         read_ahead : int, optional
             How many such chunks are read before they are needed. With 0 everything happens on the
             calling thread, for iterables that must not leave it, such as a database cursor.
@@ -656,14 +735,14 @@ class Embedder:
         Yields
         ------
         ndarray or Encoded
-            What ``encode`` returns for each text, in order: an ``Encoded`` of one text with
+            What ``encode`` returns for each input, in order: an ``Encoded`` of one input with
             `return_info` or ``on_error="collect"``. ``input_index`` of an error is the place in the
             stream.
 
         Raises
         ------
         TypeError
-            Something that is not a str, with its index in the stream.
+            Something that is no input, with its index in the stream.
         EmbedError
             As ``encode``.
 
@@ -683,7 +762,7 @@ class Embedder:
             )
         place = StreamPlace()
 
-        def encode(chunk: list[str]) -> Iterable[Any]:
+        def encode(chunk: list[Input]) -> Iterable[Any]:
             token = stream_place.set(place)
             try:
                 found = self.encode(chunk, **options)
@@ -693,7 +772,14 @@ class Embedder:
             place.first += len(chunk)
             return results
 
-        return stream.encode_iter(encode, texts, batch_size=chunk_size, read_ahead=read_ahead)
+        return stream.encode_iter(
+            encode,
+            inputs,
+            batch_size=chunk_size,
+            read_ahead=read_ahead,
+            accepts=partial(_media_calls.accepts, takes_media=bool(self._info.towers)),
+            n_chars=_media_calls.n_chars,
+        )
 
     def rank(
         self,
@@ -912,6 +998,23 @@ class Embedder:
             raise ClosedError("this Embedder is closed")
         return handles
 
+    def _until_ended(self) -> Callable[[], None]:
+        """What raises once the call that asks for it is to end, while the engine is idle."""
+        n_aborts = self._n_aborts
+
+        def check() -> None:
+            self._live()
+            if self._n_aborts != n_aborts:
+                raise AbortedError("the call was aborted")
+
+        return check
+
+    def _template(self, template: str | None) -> str:
+        """The template of inputs with media in a call."""
+        if template is None:
+            return self._info.media_template
+        return one_of("media_template", template, (profiles.BARE, *self._media_rules.templates))
+
     def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         """The prompt that the arguments of a call ask for, without a default."""
         if prompt is None and prompt_name is None:
@@ -991,6 +1094,28 @@ def _local(file: str | os.PathLike[str]) -> str:
     if isinstance(file, str) and path.startswith(hub.PREFIX):
         path = str(hub.resolve(path).model)
     return path
+
+
+def _with_projectors(path: str, modality: Modality) -> tuple[str, list[str]]:
+    """A model and the projectors that it needs for a modality, fetched if its name says so."""
+    if path.startswith(hub.PREFIX):
+        files = hub.resolve(path, modality=modality)
+        return str(files.model), list(map(str, files.mmproj))
+    return path, mmproj_files.beside(path, modality)
+
+
+def _check_towers(info: ModelInfo, modality: str | None) -> None:
+    """Refuses projectors that are not what was asked for, or that name another model."""
+    own = [info.name, info.metadata.get("general.basename", ""), Path(info.path).name]
+    mmproj_files.check_names(own, [tower.name for tower in info.towers])
+    if modality is not None:
+        mmproj_files.check_kinds(modality, [t.modality for t in info.towers], info.mmproj)
+
+
+def _limits(limits: MediaLimits | None) -> MediaLimits | None:
+    if limits is not None and not isinstance(limits, MediaLimits):
+        raise TypeError(f"limits must be MediaLimits, got {type(limits).__name__}")
+    return limits
 
 
 def _projection(

@@ -21,16 +21,18 @@ _GRACE_S = 0.5
 
 # How often a wait looks up. Python takes note of Ctrl-C between bytecodes only: one that comes just
 # before a wait begins would be slept through.
-_WAKE_S = 0.2
+WAKE_S = 0.2
 
 
 def encode_iter(
-    encode_chunk: Callable[[list[str]], Iterable[T]],
-    texts: Iterable[str],
+    encode_chunk: Callable[[list[Any]], Iterable[T]],
+    texts: Iterable[Any],
     *,
     batch_size: int = BATCH_SIZE,
     batch_chars: int = BATCH_CHARS,
     read_ahead: int = 1,
+    accepts: Callable[[Any], bool] = lambda _: False,
+    n_chars: Callable[[Any], int] = len,
 ) -> Generator[T]:
     """Encodes a stream of any length in bounded memory.
 
@@ -50,6 +52,10 @@ def encode_iter(
     read_ahead : int, optional
         Chunks that are read before they are needed. With 0 everything happens on the calling
         thread, for iterables that must not leave it, such as a database cursor.
+    accepts : callable, optional
+        Says whether something that is not a str is an input too.
+    n_chars : callable, optional
+        Gives the size of an input in characters.
 
     Yields
     ------
@@ -59,7 +65,7 @@ def encode_iter(
     Raises
     ------
     TypeError
-        Something that is not a str, with its index in the stream.
+        Something that is no input, with its index in the stream.
     EmbedError
         As `encode_chunk` raises it; ``input_index`` and message name the place in the stream.
 
@@ -83,12 +89,12 @@ def encode_iter(
         if value < low:
             raise ValueError(f"{name} must be at least {low}, got {value}")
     stop = threading.Event()
-    chunks = chunked(_each(texts), len, batch_size, batch_chars, stop)
+    chunks = chunked(_each(texts, accepts), n_chars, batch_size, batch_chars, stop)
     return _results(encode_chunk, ahead(chunks, read_ahead, stop))
 
 
 def _results(
-    encode_chunk: Callable[[list[str]], Iterable[T]], chunks: Generator[list[str]]
+    encode_chunk: Callable[[list[Any]], Iterable[T]], chunks: Generator[list[Any]]
 ) -> Generator[T]:
     first = 0
     try:
@@ -104,7 +110,7 @@ def _results(
         chunks.close()
 
 
-def _each(texts: Iterable[str]) -> Iterator[str]:
+def _each(texts: Iterable[Any], accepts: Callable[[Any], bool]) -> Iterator[Any]:
     """The texts one by one, checked."""
     kind = type(texts).__name__
     if isinstance(texts, (str, bytes, bytearray, memoryview, Mapping)):
@@ -116,12 +122,12 @@ def _each(texts: Iterable[str]) -> Iterator[str]:
         items = _of_arrow(texts) if hasattr(texts, "to_pylist") else iter(texts)
     except TypeError:
         raise TypeError(f"texts must be an iterable of str, got {kind}") from None
-    return _checked(items)
+    return _checked(items, accepts)
 
 
-def _checked(texts: Iterator[Any]) -> Iterator[str]:
+def _checked(texts: Iterator[Any], accepts: Callable[[Any], bool]) -> Iterator[Any]:
     for i, text in enumerate(texts):
-        if not isinstance(text, str):
+        if not isinstance(text, str) and not accepts(text):
             raise TypeError(f"texts must be str, got {type(text).__name__} at index {i}")
         yield text
 
@@ -207,4 +213,4 @@ def ahead(items: Iterator[T], n: int, stop: threading.Event | None = None) -> Ge
 def _wait(taken: queue.SimpleQueue[T]) -> T:
     while True:
         with contextlib.suppress(queue.Empty):
-            return taken.get(timeout=_WAKE_S)
+            return taken.get(timeout=WAKE_S)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union
 
 import numpy.typing as npt
 
-Texts = str | Iterable[str]
+if TYPE_CHECKING:
+    from .media import MediaLimits, Medium
+
+Part = Union[str, "Medium", Mapping[str, Any], "os.PathLike[str]"]
+"""A text, a medium, or a content part in the form of OpenAI's and Elastic's interfaces."""
+Input = Part | Sequence[Part]
+"""What becomes one row: a part, or several in the caller's order."""
+Inputs = Part | Iterable[Input]
+MediaTemplate = Literal["bare", "chat"]
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 Overflow = Literal["error", "truncate", "truncate_start"]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
@@ -31,6 +40,9 @@ class EncodeOptions(TypedDict, total=False):
     ranges: npt.ArrayLike | None
     batch_size: int | None
     show_progress_bar: bool
+    auto: bool
+    limits: MediaLimits | None
+    media_template: MediaTemplate | None
     out: npt.NDArray[Any] | None
     progress: Callable[[int, int], object] | None
 
@@ -98,6 +110,48 @@ class DeviceInfo:
 
 
 @dataclass(frozen=True)
+class TowerInfo:
+    """An encoder that was loaded from a projector file.
+
+    Attributes
+    ----------
+    modality : str
+        ``"vision"``, for images, video and PDF, or ``"audio"``.
+    projector, name : str
+        ``clip.projector_type`` and ``general.name`` of the file; the latter may be empty.
+    n_layer : int
+        Layers.
+    patch_size, merge_size : int
+        Vision: pixels of a patch's side and patches of a row's side. Sides of images become
+        multiples of the product. 0 for audio.
+    min_pixels, max_pixels, video_min_pixels, video_max_pixels : int
+        Vision: sizes that images, and videos (width x height x frames), are brought to unless
+        ``MediaLimits`` say otherwise. 0 for audio.
+    n_mel_bins, n_window : int
+        Audio: bins of the spectrogram, and half the frames of a piece that is attended to by
+        itself. 0 for vision.
+    n_params, tensor_bytes, file_bytes : int
+        Parameters, size of all weights, and size of the file.
+    """
+
+    modality: str
+    projector: str
+    name: str
+    n_layer: int
+    patch_size: int
+    merge_size: int
+    min_pixels: int
+    max_pixels: int
+    video_min_pixels: int
+    video_max_pixels: int
+    n_mel_bins: int
+    n_window: int
+    n_params: int
+    tensor_bytes: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What an Embedder knows about its model and how it runs it.
 
@@ -134,6 +188,12 @@ class ModelInfo:
         Token that closes every text because the profile says so, in place of the file's rule.
     token_bos, token_eos, token_sep, token_pad : int or None
         Ids of the special tokens.
+    mmproj : tuple of str
+        Projector files.
+    towers : tuple of TowerInfo
+        Encoders for media that are in them, vision first.
+    media_template : str
+        Template of inputs with media in calls that name none, ``"bare"`` or ``"chat"``.
     device, device_reason : str
         Where the weights are, and why there.
     n_gpu_layers : int
@@ -199,6 +259,9 @@ class ModelInfo:
     token_eos: int | None
     token_sep: int | None
     token_pad: int | None
+    mmproj: tuple[str, ...]
+    towers: tuple[TowerInfo, ...]
+    media_template: str
     device: str
     device_reason: str
     n_gpu_layers: int

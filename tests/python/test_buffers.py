@@ -77,7 +77,7 @@ def test_array_of_other_dimension_is_refused(bert, texts):
         bert.encode(texts)
 
 
-@pytest.mark.parametrize("texts", [b"a", bytearray(b"a"), memoryview(b"a"), 5, None, {"a": "b"}])
+@pytest.mark.parametrize("texts", [b"a", bytearray(b"a"), memoryview(b"a"), 5, None])
 def test_other_things_are_not_texts(bert, texts):
     kind = type(texts).__name__
     with pytest.raises(TypeError, match=f"texts must be a str or an iterable of str, got {kind}"):

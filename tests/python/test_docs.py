@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FunctionType
 
 import ggembed
+import media_files
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -49,15 +50,33 @@ def test_every_public_function_has_an_example(name, function):
     assert ">>> " in inspect.getdoc(function), name
 
 
-@pytest.mark.usefixtures("minilm")
-@pytest.mark.parametrize(("page", "n_least"), [("README.md", 2), ("docs/text.md", 6)])
-def test_examples_of_pages_run_and_print_what_the_page_says(page, n_least, capsys):
+@pytest.fixture
+def media_files_here(tmp_path, monkeypatch):
+    """The files that docs/media.md names, in the current folder."""
+    files = {
+        "cat.png": media_files.make_image("png"),
+        "talk.wav": media_files.make_audio("wav"),
+        "clip.mp4": media_files.make_video("mp4"),
+        "paper.pdf": media_files.make_pdf([(60, 80)] * 3),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("minilm", "media_files_here")
+@pytest.mark.parametrize(
+    ("page", "n_least", "each_alone"),
+    [("README.md", 3, True), ("docs/text.md", 6, True), ("docs/media.md", 7, False)],
+)
+def test_examples_of_pages_run_and_print_what_the_page_says(page, n_least, each_alone, capsys):
     blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
     n_run = n_compared = 0
     printed = ""
+    names = {}
     for language, text in blocks:
         if language == "python":
-            exec(compile(text, page, "exec"), {})
+            exec(compile(text, page, "exec"), {} if each_alone else names)
             printed = capsys.readouterr().out
             assert printed, f"the example prints nothing:\n{text}"
             n_run += 1

@@ -20,6 +20,7 @@ from ggembed import (
     MissingExtraError,
     ModelFileError,
     _hub_cache,
+    demo_omni,
     hub,
 )
 from hub_server import HubServer
@@ -117,6 +118,42 @@ def test_projectors_are_fetched_beside_the_model(server, fetch):
     assert [content_of(path).decode() for path in (files.model, *files.mmproj)] == list(names)
     assert files.model.parent == files.mmproj[0].parent
     assert files.sha256.keys() == set(names)
+
+
+@pytest.fixture
+def from_stand_in(server, cache, monkeypatch):
+    """Has an Embedder fetch from the stand-in."""
+    own = {"endpoint": server.url(), "cache_dir": cache, "token": False}
+    plain = hub.fetch
+    monkeypatch.setattr(hub, "fetch", lambda *args, **options: plain(*args, **{**options, **own}))
+
+
+@pytest.mark.usefixtures("from_stand_in")
+def test_fetched_projectors_are_loaded(server, tmp_path):
+    files = demo_omni.write_models(tmp_path, name="m-small")
+    server.add(REPO, {path.name: path.read_bytes() for path in files})
+    with Embedder.from_hub(REPO, quant="F16") as embedder:
+        assert embedder.info().towers == ()
+    for modality, names in (
+        ("omni", [files.vision.name, files.audio.name]),
+        ("audio", [files.audio.name]),
+        ("text", []),
+    ):
+        with Embedder.from_hub(REPO, quant="F16", modality=modality) as embedder:
+            assert [Path(path).name for path in embedder.info().mmproj] == names
+        with Embedder(f"hf:{REPO}:F16", modality=modality) as embedder:
+            assert [Path(path).name for path in embedder.info().mmproj] == names
+
+
+@pytest.mark.usefixtures("from_stand_in")
+def test_projectors_of_ones_own_take_the_place_of_fetched_ones(server, tmp_path):
+    files = demo_omni.write_models(tmp_path, name="m-small")
+    server.add(REPO, {files.model.name: files.model.read_bytes()})
+    options = {"quant": "F16", "modality": "vision"}
+    with Embedder.from_hub(REPO, mmproj=files.vision, **options) as embedder:
+        assert embedder.info().mmproj == (str(files.vision),)
+    with pytest.raises(ModelFileError, match="no vision projector for m-small-F16"):
+        Embedder.from_hub(REPO, **options)
 
 
 def test_branches_tags_and_commits_are_revisions(server, fetch):

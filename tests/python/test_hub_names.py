@@ -249,7 +249,7 @@ def test_two_projectors_that_fit_alike_are_listed():
 
 
 def test_an_unknown_modality_lists_the_known_ones():
-    with pytest.raises(InvalidInputError, match="text, vision, audio, omni, got 'smell'"):
+    with pytest.raises(InvalidInputError, match="'text', 'vision', 'audio', 'omni', got 'smell'"):
         mmproj(["m-Q4_K_M.gguf"], "smell")
 
 
