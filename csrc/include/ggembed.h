@@ -278,7 +278,7 @@ typedef struct gge_media_options {
     size_t struct_size;
     int64_t min_pixels; /* an image is scaled up to at least that many pixels, a video (width x height x frames, the
                            number of frames made even) too; 0 = gge_tower_info's */
-    int64_t max_pixels; /* and down to at most that many */
+    int64_t max_pixels; /* and down to at most that many. Where only one of the two is given, the other follows it */
 } gge_media_options;
 
 /*

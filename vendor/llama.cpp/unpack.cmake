@@ -7,7 +7,7 @@ cmake_minimum_required(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/upstream.cmake")
 set(LLAMA_CPP_HOME "${CMAKE_CURRENT_LIST_DIR}")
 set(LLAMA_CPP_PATHS
-    CMakeLists.txt LICENSE cmake common conversion ggml include licenses src tools/mtmd vendor)
+    CMakeLists.txt LICENSE cmake common conversion ggml include licenses src vendor)
 file(STRINGS "${LLAMA_CPP_HOME}/patches/series" LLAMA_CPP_SERIES REGEX "^[^#]")
 
 # The key changes with the pin, the paths, the order and the text of the patches, and with how they are applied.
