@@ -310,6 +310,8 @@ def _origin(
         plain["adapter"] = _file_digest(args.adapter)
     if media := _media_options.origin(args):
         plain["media"] = media
+    if info.mmproj:
+        plain["mmproj"] = list(map(_file_digest, info.mmproj))
     return {
         "the version of ggembed": __version__,
         "the model": f"{_file_digest(info.path)} of {info.file_bytes} bytes",

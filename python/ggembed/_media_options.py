@@ -17,6 +17,7 @@ _ARTICLES = {"image": "an image", "audio": "a sound", "video": "a video", "pdf":
 _LIMITS = {
     "max_bytes": "larger files",
     "max_image_pixels": "images, frames and pages with more pixels",
+    "max_svg_seconds": "drawings that take longer to render",
     "max_video_frames": "videos with more frames",
     "max_audio_seconds": "longer sound",
     "max_pdf_pages": "PDFs of which more pages are wanted",
@@ -91,7 +92,10 @@ def add_arguments(media: argparse._ArgumentGroup) -> None:
     )
     for name, what in _LIMITS.items():
         media.add_argument(
-            f"--{name.replace('_', '-')}", type=positive, metavar="N", help=f"refuse {what}"
+            f"--{name.replace('_', '-')}",
+            type=number if name.endswith("_seconds") else positive,
+            metavar="N",
+            help=f"refuse {what}",
         )
 
 

@@ -27,6 +27,9 @@ def add(commands: Any, model_of: ModelOf, print_table: PrintTable) -> None:
     check.add_argument("model", nargs="?", metavar="MODEL", help="GGUF file to look at, too")
     check.add_argument("--compare", metavar="REF.npy", help="rows of a reference for the texts")
     check.add_argument("-f", "--file", metavar="TEXTS", help="the texts, one per line")
+    check.add_argument(
+        "--mmproj", action="append", default=[], metavar="FILE", help="projector file"
+    )
     check.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, metal, ...")
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.set_defaults(command=lambda args: _doctor(args, model_of, print_table))
@@ -39,6 +42,9 @@ def add(commands: Any, model_of: ModelOf, print_table: PrintTable) -> None:
     size.add_argument("--n-gpu-layers", type=int, metavar="N", help="layers on the GPU")
     size.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, metal, ...")
     size.add_argument("--adapter", action="append", default=[], metavar="FILE", help="LoRA adapter")
+    size.add_argument(
+        "--mmproj", action="append", default=[], metavar="FILE", help="projector file"
+    )
     size.add_argument("--json", action="store_true", help="print one JSON object")
     size.set_defaults(command=lambda args: _estimate(args, model_of, print_table))
 
@@ -57,7 +63,9 @@ def add(commands: Any, model_of: ModelOf, print_table: PrintTable) -> None:
 def _doctor(args: argparse.Namespace, model_of: ModelOf, print_table: PrintTable) -> None:
     texts = None if args.file is None else _lines(args.file)
     model = None if args.model is None else model_of(args.model)
-    report = doctor(model, compare=args.compare, texts=texts, device=args.device)
+    report = doctor(
+        model, mmproj=args.mmproj, compare=args.compare, texts=texts, device=args.device
+    )
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
@@ -98,6 +106,7 @@ def _estimate(args: argparse.Namespace, model_of: ModelOf, print_table: PrintTab
         device=args.device,
         n_gpu_layers=args.n_gpu_layers,
         adapters=args.adapter,
+        mmproj=args.mmproj,
     )
     if args.json:
         totals = {name: getattr(needs, name) for name in ("total_device", "total_host", "total")}

@@ -79,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         "demo", parents=[model], help="embed Python's docstrings and answer questions from them"
     )
     demo.add_argument("questions", nargs="*", metavar="QUESTION", help="what to ask instead")
+    demo.add_argument(
+        "--omni",
+        action="store_true",
+        help="embed media instead, made on the spot, with a tiny model of random weights",
+    )
     demo.set_defaults(command=_demo)
 
     embed = commands.add_parser(
@@ -89,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="describe a model")
     info.add_argument("model", nargs="?", metavar="MODEL", help="GGUF file (default: demo model)")
+    info.add_argument(
+        "--mmproj", action="append", metavar="FILE", help="projector file; may be repeated"
+    )
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(command=_info)
 
@@ -109,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(args: argparse.Namespace) -> None:
     from . import demo
 
+    if args.omni:
+        if args.questions or args.model is not None:
+            raise UsageError("--omni has a model and inputs of its own")
+        demo.run_omni(device=args.device, n_threads=args.threads)
+        return
     questions = args.questions or demo.QUESTIONS
     demo.run(_model(args.model), questions, device=args.device, n_threads=args.threads)
 
@@ -125,13 +138,17 @@ def _tokenize(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    with Embedder(_model(args.model)) as embedder:
+    with Embedder(_model(args.model), mmproj=args.mmproj) as embedder:
         facts = dataclasses.asdict(embedder.info())
     if args.json:
         print(json.dumps(facts, indent=2))
         return
     for name, value in facts.items():
-        if isinstance(value, dict) and value:
+        if name == "towers":
+            for tower in value:
+                known = {key: item for key, item in tower.items() if item}
+                _print_fields(f"{known.pop('modality')} tower", known)
+        elif isinstance(value, dict) and value:
             _print_fields(name, value)
         else:
             print(f"{name}: {'-' if value in (None, {}, '') else value}")

@@ -1,16 +1,19 @@
-"""The demo: embeds a small real corpus and answers questions from it."""
+"""The demos: one answers questions from a small real corpus, one shows the path of media."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from . import corpus
+from . import _demo_media, corpus, demo_omni
 from .embedder import Embedder
+from .media import Audio, Image, Pdf, Video
 from .progress import ProgressBar
 
 QUESTIONS = (
@@ -66,6 +69,69 @@ def run(
         print(f"\n{question}")
         for i in np.argsort(-row, kind="stable")[:_N_RESULTS]:
             print(f"  {row[i]:.3f}  {documents[i].name}: {documents[i].first_line}")
+
+
+def run_omni(*, device: str = "auto", n_threads: int | None = None) -> None:
+    """Embeds a text, an image, a sound, a video, a PDF and a fused input in one call.
+
+    Model and media are made on the spot. The weights are random: only the path is shown.
+
+    Parameters
+    ----------
+    device, n_threads
+        As for ``Embedder``.
+
+    Raises
+    ------
+    MissingExtraError
+        Packages of the extras demo and media are not installed.
+    """
+    _demo_media.check_packages()
+    with tempfile.TemporaryDirectory(prefix="ggembed-") as name:
+        model = demo_omni.write_models(name).model
+        inputs = _inputs(_demo_media.write(Path(name)))
+        with Embedder(model, modality="omni", device=device, n_threads=n_threads) as embedder:
+            info = embedder.info()
+            print(f"model   {info.name}: {info.n_layer} layers, {info.dim} dimensions, ", end="")
+            print("encoders for images and sound")
+            print("        All of its weights are RANDOM: this shows that every kind of input")
+            print("        comes through, and how. The similarities below mean nothing.")
+            print(f"device  {info.device} ({info.device_reason}), threads: {info.n_threads}\n")
+            _print_rows(embedder, inputs)
+
+
+def _inputs(files: _demo_media.MediaFiles) -> Mapping[str, Any]:
+    """What is embedded, each as one input, with what it is called."""
+    return {
+        "a text": "a square that moves to the right",
+        "an image, 320 x 240": Image(files.image),
+        "a sound, 2 s of stereo": Audio(files.sound),
+        "a video, 8 frames": Video(files.video),
+        "a PDF, 2 pages": Pdf(files.document),
+        "a text and an image": ["a gradient: ", Image(files.image)],
+    }
+
+
+def _print_rows(embedder: Embedder, inputs: Mapping[str, Any]) -> None:
+    """Embeds inputs in one call, and one by one."""
+    everything = list(inputs.values())
+    embedder.encode(everything)  # loads the decoders, so that these count for nobody
+    start = time.perf_counter()
+    encoded = embedder.encode(everything, return_info=True)
+    together = time.perf_counter() - start
+    alone, seconds = [], []
+    for item in everything:
+        start = time.perf_counter()
+        alone.append(embedder.encode([item])[0])
+        seconds.append(time.perf_counter() - start)
+
+    to_text = embedder.similarity(encoded.rows[0], encoded.rows)[0]
+    print(f"{'input':<24}{'tokens':>8}{'ms':>10}{'similarity to the text (random!)':>35}")
+    for i, label in enumerate(inputs):
+        print(f"{label:<24}{encoded.n_tokens[i]:>8,}{1000 * seconds[i]:>10,.1f}{to_text[i]:>35.3f}")
+    same = np.einsum("ij,ij->i", np.stack(alone), encoded.rows).min()
+    print(f"\nall {len(inputs)} in one call: {1000 * together:,.1f} ms, ", end="")
+    print(f"the same rows as one by one (cosine {same:.6f} or more)")
 
 
 def _prompt_tokens(embedder: Embedder) -> int:

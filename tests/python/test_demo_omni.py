@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import gguf
 import numpy as np
 import pytest
@@ -124,3 +126,36 @@ def test_tower_of_other_tensors_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="is missing, not of the tower"):
         write_tower(tmp_path / "a.gguf", AudioShape(64), {}, name="it")
     assert not list(tmp_path.iterdir())
+
+
+def test_demo_embeds_every_kind_and_says_that_it_is_random(run):
+    status, out, err = run("demo", "--omni", "--threads", 1)
+    assert (status, err) == (0, "")
+    text = out.decode()
+    assert "RANDOM" in text
+    assert "mean nothing" in text
+    table = {line[:24].rstrip(): line[24:].split() for line in text.splitlines()}
+    for label in ("a text", "an image, 320 x 240", "a PDF, 2 pages", "a text and an image"):
+        n_tokens, milliseconds, similarity = table[label]
+        assert int(n_tokens.replace(",", "")) > 0
+        assert float(milliseconds.replace(",", "")) > 0
+        assert -1.001 <= float(similarity) <= 1.001
+    assert table["a sound, 2 s of stereo"][0] == "52"  # 25 per second, and a marker on each side
+    *_, last = text.splitlines()
+    assert last.startswith("all 6 in one call: ")
+    assert float(last.partition("cosine ")[2].split()[0]) >= 0.9999
+
+
+def test_demo_names_all_extras_that_are_missing(run, monkeypatch):
+    for name in ("gguf", "av", "soxr"):
+        monkeypatch.setitem(sys.modules, name, None)
+    status, out, err = run("demo", "--omni")
+    assert (status, out) == (1, b"")
+    assert "(gguf, av, soxr): pip install 'ggembed[demo,media]'" in err
+
+
+def test_demo_of_media_has_a_model_of_its_own(run):
+    for args in (("-m", "a.gguf"), ("a question",)):
+        status, _, err = run("demo", "--omni", *args)
+        assert status == 2
+        assert "--omni has a model and inputs of its own" in err
