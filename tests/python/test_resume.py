@@ -86,7 +86,8 @@ def test_killed_runs_continue_to_the_same_file(arguments, run, tmp_path, form):
     chance = random.Random(f"killed {form}")
     whole, target = tmp_path / f"whole.{form}", tmp_path / f"killed.{form}"
     assert run(*arguments(form, whole))[0] == 0
-    moments = sorted(chance.sample(range(1, N_TEXTS), 3))
+    # Early ones: a run near its end may be through before it is killed.
+    moments = sorted(chance.sample(range(1, N_TEXTS // 2), 3))
     n_killed = n_before = 0
     for n_rows in (*moments, N_TEXTS):
         if run_until(arguments(form, target), target, n_rows, chance) == 0:
