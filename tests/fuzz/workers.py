@@ -21,13 +21,14 @@ FINDINGS = ("crash", "hang", "wrong")
 class Worker:
     """A child process that tries files; started again when it has died."""
 
-    def __init__(self, script: str, timeout_s: float) -> None:
-        self.script, self.timeout_s = Path(__file__).with_name(script), timeout_s
+    def __init__(self, script: str, timeout_s: float, *args: str) -> None:
+        self.command = [sys.executable, str(Path(__file__).with_name(script)), *args]
+        self.timeout_s = timeout_s
         self.process: subprocess.Popen[str] | None = None
 
     def _start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(self.script)],
+            self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,10 +91,10 @@ class Worker:
 class Pool:
     """A few workers, which keep running from one call to the next."""
 
-    def __init__(self, script: str, timeout_s: float) -> None:
+    def __init__(self, script: str, timeout_s: float, *args: str) -> None:
         self.free: queue.Queue[Worker] = queue.Queue()
         for _ in range(N_WORKERS):
-            self.free.put(Worker(script, timeout_s))
+            self.free.put(Worker(script, timeout_s, *args))
 
     def __enter__(self) -> Pool:
         return self
