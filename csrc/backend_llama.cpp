@@ -444,6 +444,7 @@ public:
         read_metadata();
         check_shape(model_.get());
         read_vocabulary();
+        read_special_tokens();
         read_word_piece();
         read_shape();
         read_ranking(files.tensors);
@@ -492,19 +493,7 @@ public:
         return std::make_unique<LlamaSession>(model_.get(), adapters_, options);
     }
 
-    std::vector<std::pair<std::string, int32_t>> special_tokens() const override {
-        std::vector<std::pair<std::string, int32_t>> tokens;
-        constexpr int special = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED | LLAMA_TOKEN_ATTR_UNKNOWN;
-        for (int32_t i = 0; i < facts_.n_vocab; ++i) {
-            if (const char *text = llama_vocab_get_text(vocab(), i);
-                text[0] != '\0' && (llama_vocab_get_attr(vocab(), i) & special) != 0) {
-                tokens.emplace_back(text, i);
-            }
-        }
-        std::stable_sort(tokens.begin(), tokens.end(),
-                         [](const auto &a, const auto &b) { return a.first.size() > b.first.size(); });
-        return tokens;
-    }
+    std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return special_tokens_; }
 
 private:
     const llama_vocab *vocab() const { return llama_model_get_vocab(model_.get()); }
@@ -598,6 +587,19 @@ private:
             throw Error(GGE_E_FORMAT, "the file has no vocabulary");
         }
         wants_nfc_ = llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_BPE && has_nfc(meta("tokenizer.ggml.pre"));
+    }
+
+    // In the order in which upstream looks for them in a text.
+    void read_special_tokens() {
+        constexpr int special = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED | LLAMA_TOKEN_ATTR_UNKNOWN;
+        for (int32_t i = 0; facts_.has_tokenizer && i < facts_.n_vocab; ++i) {
+            if (const char *text = llama_vocab_get_text(vocab(), i);
+                text[0] != '\0' && (llama_vocab_get_attr(vocab(), i) & special) != 0) {
+                special_tokens_.emplace_back(text, i);
+            }
+        }
+        std::stable_sort(special_tokens_.begin(), special_tokens_.end(),
+                         [](const auto &a, const auto &b) { return a.first.size() > b.first.size(); });
     }
 
     int32_t find_unknown_token() const {
@@ -732,6 +734,7 @@ private:
     mutable std::optional<RowTable> token_table_; // has a lock of its own
     std::optional<WordPiece> word_piece_;
     bool wants_nfc_ = false;
+    std::vector<std::pair<std::string, int32_t>> special_tokens_;
 
     struct LazySeams {
         std::once_flag once;

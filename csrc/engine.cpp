@@ -554,7 +554,7 @@ void Engine::write_rows(Job &job, const Piece &piece, const float *rows) {
             job.pooler.start();
         }
         int64_t begin = 0;
-        int64_t end = static_cast<int64_t>(n);
+        auto end = static_cast<int64_t>(n);
         if (const auto pooled = job.tokens.pooled.find(i);
             pooled != job.tokens.pooled.end() && job.pooling == GGE_POOLING_MEAN) {
             begin = std::clamp(pooled->second.begin - piece.begin, begin, end);

@@ -78,7 +78,7 @@ void add_unit(Layout &layout, const std::shared_ptr<const Media> &media, size_t 
 // When a pair of frames is shown.
 std::string time_stamp(double seconds) {
     std::array<char, 352> text{}; // the longest double
-    std::snprintf(text.data(), text.size(), "<%.1f seconds>", seconds);
+    static_cast<void>(std::snprintf(text.data(), text.size(), "<%.1f seconds>", seconds));
     return text.data();
 }
 
