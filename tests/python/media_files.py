@@ -30,14 +30,15 @@ VIDEOS = {
     "wmv": ("asf", "wmv2", "yuv420p", "wmav2"),
 }
 
-# Container of FFmpeg, encoder, the type of its samples, the rate that it takes.
+# Container of FFmpeg, encoder, the rate that it takes.
 AUDIOS = {
-    "wav": ("wav", "pcm_s16le", "s16", 44_100),
-    "mp3": ("mp3", "libmp3lame", "fltp", 44_100),
-    "flac": ("flac", "flac", "s16", 44_100),
-    "ogg": ("ogg", "vorbis", "fltp", 44_100),
-    "m4a": ("ipod", "aac", "fltp", 44_100),
-    "opus": ("ogg", "libopus", "s16", 48_000),
+    "wav": ("wav", "pcm_s16le", 44_100),
+    "wav-float": ("wav", "pcm_f32le", 44_100),
+    "mp3": ("mp3", "libmp3lame", 44_100),
+    "flac": ("flac", "flac", 44_100),
+    "ogg": ("ogg", "vorbis", 44_100),
+    "m4a": ("ipod", "aac", 44_100),
+    "opus": ("ogg", "libopus", 48_000),
 }
 
 
@@ -124,7 +125,7 @@ def tone(seconds: float, rate: int, n_channels: int = 1, hertz: float = 440.0) -
 
 def make_audio(kind: str, seconds: float = 1.0, n_channels: int = 2, rate: int = 0) -> bytes:
     """An audio file, of AUDIOS."""
-    container, codec, _, own_rate = AUDIOS[kind]
+    container, codec, own_rate = AUDIOS[kind]
     rate, out = rate or own_rate, io.BytesIO()
     with av.open(out, "w", format=container) as file:
         stream = _sound_stream(file, codec, rate, n_channels)

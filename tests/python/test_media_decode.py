@@ -391,7 +391,7 @@ def with_cover() -> bytes:
         sound = file.add_stream("libmp3lame", rate=44_100)
         cover = file.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         picture = av.VideoFrame.from_ndarray(media_files.frames(1)[0], format="rgb24")
         file.mux(cover.encode(picture.reformat(format="yuvj420p")))
         file.mux(cover.encode())
@@ -412,7 +412,7 @@ def test_the_cover_of_an_album_is_no_video():
 @pytest.mark.parametrize("kind", media_files.AUDIOS)
 @pytest.mark.parametrize("n_channels", [1, 2])
 def test_a_sound_file_gives_its_samples(kind, n_channels, tmp_path):
-    path = tmp_path / f"sound.{kind}"
+    path = tmp_path / f"sound.{kind[:4]}"
     path.write_bytes(media_files.make_audio(kind, 1.0, 2 if kind == "ogg" else n_channels))
     samples = decoded(Audio(path))
     assert abs(len(samples) - 16000) <= 400  # AAC fills its last frame up
@@ -658,7 +658,7 @@ def test_a_file_of_another_kind_is_an_error(medium, kind):
         (
             Video(media_files.make_video("avi", 4)),
             {"max_image_pixels": 3071},
-            "of more than 3071 pixels, the limit max_image_pixels",
+            "64 x 48 = 3072 pixels",
         ),
         (
             Audio(media_files.make_audio("mp3", 1.2)),

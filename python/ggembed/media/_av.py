@@ -44,7 +44,6 @@ def _opened(file: _sources.File, limits: MediaLimits, name: str) -> Iterator[Any
         try:
             container = av.open(
                 _Stream(stream),
-                options={"max_pixels": str(limits.max_image_pixels)},
                 container_options={"format_whitelist": _CONTAINERS},
             )
         except av.error.InvalidDataError as err:
@@ -63,11 +62,6 @@ class VideoFile:
         with _opened(file, limits, name) as container:
             stream = self._stream(container)
             self.size = (stream.codec_context.width, stream.codec_context.height)
-            if 0 in self.size:
-                raise MediaError(
-                    f"{name} has frames of no size, or of more than {limits.max_image_pixels} "
-                    "pixels, the limit max_image_pixels"
-                )
             limits._check_pixels(self.size, name)
             for packet in container.demux(stream):
                 self.n_frames += packet.size > 0
@@ -77,6 +71,9 @@ class VideoFile:
         streams = [s for s in container.streams.video if not _is_cover(s)]
         if not streams or streams[0].codec_context is None:
             raise MediaError(f"{self._name} has no video stream that can be decoded")
+        # Not among the options of av.open: before version 16 it frees those of streams that appear
+        # late, as in FLV, where it has none.
+        streams[0].codec_context.options = {"max_pixels": str(self._limits.max_image_pixels)}
         streams[0].thread_type = "AUTO"
         return streams[0]
 

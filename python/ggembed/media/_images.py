@@ -116,7 +116,9 @@ def rgb_of_array(array: npt.NDArray[Any], limits: MediaLimits, name: str) -> Pix
 def _rgb_of_pil(image: Any, limits: MediaLimits, name: str) -> Pixels:
     limits._check_pixels(image.size, name)
     if image.mode.startswith(("I", "F")):
-        return rgb_of_array(_unit_range(np.asarray(image)), limits, name)
+        with np.errstate(all="ignore"):
+            values = _unit_range(np.asarray(image))
+        return rgb_of_array(values, limits, name)
     image.load()
     image.info.pop("transparency", None)  # convert() would warn of it and then drop it
     return np.ascontiguousarray(image.convert("RGB"))

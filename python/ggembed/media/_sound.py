@@ -41,7 +41,7 @@ class Mono:
         if rate != self._rate:
             self._flush()
             self._begin(rate)
-        samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+        samples = _finite(samples)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples)
         self._keep(samples)
@@ -70,10 +70,14 @@ class Mono:
             self._resampler = None
 
     def _keep(self, samples: Samples) -> None:
-        self._pieces.append(samples)
+        self._pieces.append(_finite(samples))  # sums of very large samples may not be
         self._n_samples += len(samples)
         if not self.full:
             self._limits._check_seconds(self._n_samples / RATE, self._name)
+
+
+def _finite(samples: Samples) -> Samples:
+    return np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def mono_of(array: npt.NDArray[Any], name: str) -> Samples:
@@ -83,12 +87,14 @@ def mono_of(array: npt.NDArray[Any], name: str) -> Samples:
         raise MediaError(
             f"{name}: samples must be floating point, int16, int32 or uint8, got {array.dtype}"
         )
-    mean = array.mean(axis=1, dtype=np.float32 if kind == "f" and bits <= 32 else np.float64)
-    if kind == "u":
-        mean = (mean - 128.0) / 128.0
-    elif kind == "i":
-        mean = mean / 2.0 ** (bits - 1)
-    return np.asarray(mean, np.float32)
+    wide = np.float32 if kind == "f" and bits <= 32 else np.float64
+    with np.errstate(all="ignore"):  # of values that are not finite
+        mean = array.mean(axis=1, dtype=wide)
+        if kind == "u":
+            mean = (mean - 128.0) / 128.0
+        elif kind == "i":
+            mean = mean / 2.0 ** (bits - 1)
+        return np.asarray(mean, np.float32)
 
 
 def decode_samples(
