@@ -89,7 +89,13 @@ def grey_step(n_frames: int) -> float:
 
 
 def make_video(
-    kind: str, n_frames: int = 10, fps: int = 8, *, seconds: float | None = None, pts=None
+    kind: str,
+    n_frames: int = 10,
+    fps: int = 8,
+    *,
+    seconds: float | None = None,
+    pts=None,
+    size: tuple[int, int] = (64, 48),
 ) -> bytes:
     """A video file, of VIDEOS.
 
@@ -100,13 +106,13 @@ def make_video(
     out, options = io.BytesIO(), {"avoid_negative_ts": "disabled"} if pts else {}
     with av.open(out, "w", format=container, options=options) as file:
         stream = file.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = 6
         stream.codec_context.max_b_frames = 0
         stream.bit_rate = 2_000_000
         sound = None if seconds is None else _sound_stream(file, sound_codec, 44_100, 2)
-        for i, array in enumerate(frames(n_frames)):
+        for i, array in enumerate(frames(n_frames, *size)):
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
             frame.pts, frame.time_base = (i if pts is None else pts[i]), Fraction(1, fps)
             file.mux(stream.encode(frame))

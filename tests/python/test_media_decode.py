@@ -34,7 +34,7 @@ class Taken:
 
     @classmethod
     def video(cls, _model, frames, n_frames, size, seconds, **limits):
-        frames = [np.array(frame) for frame in frames]
+        frames = [cls.image(None, frame).data for frame in frames]
         if len(frames) == n_frames:  # else the first guess was wrong
             assert {frame.shape for frame in frames} == {(size[1], size[0], 3)}
         return cls("video", np.array(frames), seconds, **limits)
@@ -306,6 +306,13 @@ def test_a_video_file_gives_its_frames(kind, tmp_path):
     frames = decoded(Video(path))
     assert frames.shape == (10, 48, 64, 3)
     assert close(greys(frames), expected_greys(10, range(10)))
+
+
+@pytest.mark.parametrize("size", [(7, 5), (37, 21), (130, 2)])
+def test_a_video_may_have_any_size(size):
+    frames = decoded(Video(media_files.make_video("avi", 4, size=size)))
+    assert frames.shape == (4, size[1], size[0], 3)
+    assert close(greys(frames), expected_greys(4, range(4)))
 
 
 @pytest.mark.parametrize("kind", ["mp4", "avi"])

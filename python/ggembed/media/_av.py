@@ -103,7 +103,8 @@ class VideoFile:
         for i, frame in enumerate(self._decoded()):
             while i == index:
                 width, height = self.size  # a frame may have another one
-                yield frame.to_ndarray(format="rgb24", width=width, height=height)
+                pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+                yield np.ascontiguousarray(pixels)
                 index = next(wanted, None)
 
 
