@@ -60,9 +60,15 @@ def _encode(
 
 
 class Native:
-    """A model with adapters and an engine, by the binding itself."""
+    """A model with adapters and projectors, and an engine, by the binding itself."""
 
-    def __init__(self, path: Path, adapters: Sequence[Path] = (), **numbers: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        adapters: Sequence[Path] = (),
+        mmproj: Sequence[Path] = (),
+        **numbers: int,
+    ) -> None:
         self.model = _native.Model(
             os.fspath(path),
             device="cpu",
@@ -70,6 +76,7 @@ class Native:
             mmap=True,
             progress=None,
             adapters=[os.fspath(a) for a in adapters],
+            mmproj=[os.fspath(m) for m in mmproj],
         )
         self.info = self.model.info()
         self.engine = _native.Engine(self.model, attention="default", **{"n_threads": 1, **numbers})

@@ -58,6 +58,20 @@ class _Shape:
         }
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What a tower takes; the smallest that has everything, or what published files have."""
+
+    patch: int
+    n_places: int
+    n_mel: int
+    n_positions: int
+
+
+SMALL = Sizes(patch=4, n_places=64, n_mel=16, n_positions=128)
+PUBLISHED = Sizes(patch=16, n_places=48 * 48, n_mel=128, n_positions=1500)
+
+
 def _vision_keys(shape: _Shape, patch: int, width: int) -> dict[str, object]:
     return {
         "clip.has_vision_encoder": True,
@@ -83,12 +97,12 @@ def _merger(m: _Maker, n_embd: int, width: int, *, norm_bias: bool) -> None:
     m.linear("mm.2", width, 4 * n_embd, bias=True)
 
 
-def _qwen3vl(width: int) -> TinyTower:
-    m, shape, patch = _Maker("qwen3vl"), _Shape(n_layer=3), 4
+def _qwen3vl(width: int, sizes: Sizes) -> TinyTower:
+    m, shape, patch = _Maker("qwen3vl"), _Shape(n_layer=3), sizes.patch
     n, n_ff = shape.n_embd, shape.n_ff
     _kernels(m, n, patch)
     m.tensors["v.patch_embd.bias"] = random_uniform("qwen3vl/patch.bias", (n,)) * np.float32(0.2)
-    m.table("v.position_embd.weight", 64, n)
+    m.table("v.position_embd.weight", sizes.n_places, n)
     for i in range(shape.n_layer):
         m.norm(f"v.blk.{i}.ln1", n, bias=True)
         m.linear(f"v.blk.{i}.attn_qkv", 3 * n, n, bias=True, gain=1.5)
@@ -134,15 +148,15 @@ def _qwen25vl(width: int) -> TinyTower:
     return TinyTower("qwen25vl", keys, m.tensors)
 
 
-def _qwen25o(width: int) -> TinyTower:
-    m, shape, n_mel = _Maker("qwen25o"), _Shape(n_layer=2, eps=1e-5), 16
+def _qwen25o(width: int, sizes: Sizes) -> TinyTower:
+    m, shape, n_mel = _Maker("qwen25o"), _Shape(n_layer=2, eps=1e-5), sizes.n_mel
     n, n_ff = shape.n_embd, shape.n_ff
     for i, n_in in ((1, n_mel), (2, n)):
         kernel = random_uniform(f"qwen25o/conv{i}", (n, n_in, 3))
         m.tensors[f"a.conv1d.{i}.weight"] = kernel * np.float32(1.5 / np.sqrt(3.0 * n_in))
         bias = random_uniform(f"qwen25o/conv{i}.bias", (n, 1)) * np.float32(0.2)
         m.tensors[f"a.conv1d.{i}.bias"] = bias
-    m.table("a.position_embd.weight", 128, n)
+    m.table("a.position_embd.weight", sizes.n_positions, n)
     for i in range(shape.n_layer):
         m.norm(f"a.blk.{i}.ln1", n, bias=True)
         for part in "qkv":
@@ -164,16 +178,18 @@ def _qwen25o(width: int) -> TinyTower:
     return TinyTower("qwen25o", keys, m.tensors)
 
 
-def build(name: str, *, width: int = 48) -> TinyTower:
+def build(name: str, *, width: int = 48, sizes: Sizes = SMALL) -> TinyTower:
     """One tower, or with "omni" two; `width` is that of the text model."""
     if name == "omni":
-        parts = {"vision": _qwen3vl(width), "audio": _qwen25o(width)}
+        parts = {"vision": _qwen3vl(width, sizes), "audio": _qwen25o(width, sizes)}
         keys = {k: v for p in parts.values() for k, v in p.keys.items()}
         del keys["clip.projector_type"]
         for kind, part in parts.items():
             keys[f"clip.{kind}.projector_type"] = part.keys["clip.projector_type"]
         return TinyTower(name, keys, {k: v for p in parts.values() for k, v in p.tensors.items()})
-    return {"qwen3vl": _qwen3vl, "qwen25vl": _qwen25vl, "qwen25o": _qwen25o}[name](width)
+    if name == "qwen25vl":
+        return _qwen25vl(width)
+    return {"qwen3vl": _qwen3vl, "qwen25o": _qwen25o}[name](width, sizes)
 
 
 def _add_key(writer: gguf.GGUFWriter, key: str, value: object) -> None:

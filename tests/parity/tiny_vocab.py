@@ -200,7 +200,7 @@ def unigram() -> Vocab:
     return Vocab("t5", "default", tokens, types, keys, scores=scores)
 
 
-def qwen() -> Vocab:
+def qwen(more: tuple[str, ...] = ()) -> Vocab:
     """Qwen2 and Qwen3, Jina v4 and v5-small: no BOS, no EOS, markers as control tokens."""
     specials = [
         "<|endoftext|>",
@@ -209,6 +209,7 @@ def qwen() -> Vocab:
         "<|vision_start|>",
         "<|vision_end|>",
         "<|image_pad|>",
+        *more,
     ]
     keys = {
         "bos_token_id": "<|endoftext|>",
@@ -219,9 +220,9 @@ def qwen() -> Vocab:
     return byte_bpe("qwen2", specials, keys)
 
 
-def eurobert(*, add_eos_key: bool) -> Vocab:
+def eurobert(*, add_eos_key: bool, more: tuple[str, ...] = ()) -> Vocab:
     """EuroBERT and Jina v5-nano: Llama 3's splitting rule, the end token appended."""
-    specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|pad|>", "<|mask|>"]
+    specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|pad|>", "<|mask|>", *more]
     keys: dict[str, object] = {
         "bos_token_id": "<|begin_of_text|>",
         "eos_token_id": "<|end_of_text|>",

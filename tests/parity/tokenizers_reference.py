@@ -67,10 +67,12 @@ def of_gguf(path: Path) -> Encode:
     return _encoder(_wordpiece(names))
 
 
-def _byte_bpe(model: TinyModel, pattern: str, *, nfc: bool, append: str | None) -> Tokenizer:
+def _byte_bpe(
+    model: TinyModel, pattern: str, *, nfc: bool, append: str | None, ignore_merges: bool = False
+) -> Tokenizer:
     vocab = {token: i for i, token in enumerate(model.vocab.tokens)}
     merges = model.vocab.parts["merges"]
-    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=append is not None))
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=ignore_merges))
     if nfc:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = Sequence(
@@ -109,6 +111,17 @@ def of_pairs(model: TinyModel) -> Callable[[str, str], list[int]] | None:
     return lambda query, document: tokenizer.encode(query, document).ids
 
 
+def plain_and_special(model: TinyModel) -> tuple[Encode, Encode]:
+    """Ids of text that is not read for special tokens, and of text that is; nothing is appended."""
+    qwen = model.vocab.pre == "qwen2"
+    pattern = _QWEN2 if qwen else _LLAMA3
+    made = [
+        _byte_bpe(model, pattern, nfc=qwen, append=None, ignore_merges=not qwen) for _ in range(2)
+    ]
+    made[1].add_special_tokens(model.vocab.parts["specials"])
+    return _encoder(made[0]), _encoder(made[1])
+
+
 def of_vocab(model: TinyModel) -> Encode | None:
     """The equal of a tiny model's vocabulary, or None for families not compared by text."""
     if model.vocab.model == "bert":
@@ -116,5 +129,7 @@ def of_vocab(model: TinyModel) -> Encode | None:
     if model.vocab.pre == "qwen2":
         return _encoder(_byte_bpe(model, _QWEN2, nfc=True, append=None))
     if model.vocab.pre == "jina-v5-nano":
-        return _encoder(_byte_bpe(model, _LLAMA3, nfc=False, append="<|end_of_text|>"))
+        return _encoder(
+            _byte_bpe(model, _LLAMA3, nfc=False, append="<|end_of_text|>", ignore_merges=True)
+        )
     return None
