@@ -161,6 +161,14 @@ def test_sixteen_bits_are_scaled_to_eight():
         assert (pixels == want[:, :, None]).all(), kind
 
 
+def test_values_of_a_file_that_are_not_finite_are_the_least_or_the_greatest():
+    values = np.full((4, 4), 0.5, np.float32)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    want = np.full((4, 4), 128)
+    want[0, :3] = 0, 255, 0
+    assert (decoded(saved(PilImage.fromarray(values), "tiff"))[:, :, 0] == want).all()
+
+
 def test_floating_point_files_are_scaled_or_stretched():
     values = np.linspace(0, 1, 48, dtype=np.float32)[None].repeat(32, 0)
     want = np.rint(values * 255.0).astype(np.uint8)[:, :, None]

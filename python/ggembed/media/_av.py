@@ -42,10 +42,8 @@ def _opened(file: _sources.File, limits: MediaLimits, name: str) -> Iterator[Any
     with _sources.opened(file, limits, name) as stream, _sources.decoding(name):
         _whole.check(stream, stream.seek(0, 2), name)
         try:
-            container = av.open(
-                _Stream(stream),
-                container_options={"format_whitelist": _CONTAINERS},
-            )
+            options = {"format_whitelist": _CONTAINERS}
+            container = av.open(_Stream(stream), container_options=options)
         except av.error.InvalidDataError as err:
             raise MediaError(f"{name} is damaged or in no known container ({_NAMES})") from err
         with container:
@@ -120,6 +118,8 @@ def decode_audio(
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise MediaError(f"{name} has a sound track of an unknown kind")
         for frame in _frames(container, stream, name):
             n_decoded += frame.samples
             array = frame.to_ndarray()

@@ -98,43 +98,52 @@ def rgb_of_array(array: npt.NDArray[Any], limits: MediaLimits, name: str) -> Pix
             f"(height, width, 4), got {array.shape}"
         )
     limits._check_pixels((array.shape[1], array.shape[0]), name)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    array = array[:, :, :3]
     if array.dtype.kind == "f":
         if not (array.min() >= 0 and array.max() <= 1):  # NaN fails it too
             raise MediaError(
                 f"{name}: floating-point pixels must be from 0 to 1, got {array.min():g} to "
                 f"{array.max():g}"
             )
-        array = np.rint(array * 255.0).astype(np.uint8)
+        array = _stretched(array, 0.0, 1.0)
     elif array.dtype != np.uint8:
         raise MediaError(f"{name}: pixels must be uint8 or floating point, got {array.dtype}")
-    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+    if array.ndim == 2:
+        array = array[:, :, None]
+    return np.ascontiguousarray(np.broadcast_to(array[:, :, :3], (*array.shape[:2], 3)))
 
 
 def _rgb_of_pil(image: Any, limits: MediaLimits, name: str) -> Pixels:
     limits._check_pixels(image.size, name)
     if image.mode.startswith(("I", "F")):
-        with np.errstate(all="ignore"):
-            values = _unit_range(np.asarray(image))
-        return rgb_of_array(values, limits, name)
+        values = np.asarray(image)
+        return rgb_of_array(_stretched(values, *_range_of(values)), limits, name)
     image.load()
     image.info.pop("transparency", None)  # convert() would warn of it and then drop it
-    return np.ascontiguousarray(image.convert("RGB"))
+    return np.ascontiguousarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _unit_range(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """16-bit values, or floats in 0 to 1 as they are, and others stretched, to 0 to 1."""
-    wide = values.astype(np.float64)
-    finite = np.isfinite(wide)
-    low, high = wide.min(where=finite, initial=np.inf), wide.max(where=finite, initial=-np.inf)
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    elif values.dtype.kind != "f" and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    wide[~finite] = low
-    return np.asarray((wide - low) / (high - low if high > low else 1.0))
+def _range_of(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """What becomes black and white: the range of 16 bits, 0 to 1, or the least and the greatest."""
+    if values.dtype.kind != "f":
+        low, high = float(values.min()), float(values.max())
+        return (0.0, 65535.0) if low >= 0 and high <= 65535 else (low, high)
+    finite = np.isfinite(values)
+    low = float(values.min(where=finite, initial=np.inf))
+    high = float(values.max(where=finite, initial=-np.inf))
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def _stretched(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
+    """Values from low to high as 0 to 255. A block of lines at a time, since it takes floats."""
+    pixels = np.empty(values.shape, np.uint8)
+    n_lines = max(1, (1 << 20) // values[0].size)
+    scale = high - low if high > low else 1.0
+    with np.errstate(all="ignore"):  # of values that are not finite
+        for line in range(0, len(values), n_lines):
+            block = (values[line : line + n_lines].astype(np.float64) - low) / scale
+            block = np.clip(np.nan_to_num(block), 0.0, 1.0)
+            pixels[line : line + n_lines] = np.rint(block * 255.0)
+    return pixels
 
 
 def _format_of(data: bytes) -> str | None:

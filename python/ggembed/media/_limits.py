@@ -20,7 +20,7 @@ class MediaLimits:
     max_image_pixels : int
         Width times height of an image, of a frame of a video, of a drawing and of a PDF page at
         its dpi. The default is the size at which Pillow begins to warn of decompression bombs;
-        decoding takes up to 16 bytes per pixel, 1.4 GB.
+        decoding takes up to 20 bytes per pixel, 1.8 GB.
     max_svg_seconds : float
         Time to render a drawing, which happens in a process of its own that may take 256 MiB and
         16 bytes per pixel of `max_image_pixels`.

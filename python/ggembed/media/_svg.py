@@ -79,19 +79,18 @@ def rasterise(data: bytes, limits: MediaLimits, name: str) -> bytes:
         limits._check_pixels((math.ceil(size[0]), math.ceil(size[1])), name)
         _drop_references(root)
         _set_size(root, size)
-        drawing = ET.tostring(root, "utf-8")
-    has_text = any(_tag(element) in ("text", "tspan") for element in root.iter())
-    folder = str(Path(resvg.__file__).parents[1])
-    return _rendered(drawing, [folder, str(int(has_text))], limits, name)
+        has_text = any(_tag(element) in ("text", "tspan") for element in root.iter())
+        args = [str(Path(resvg.__file__).parents[1]), str(int(has_text))]
+        return _rendered(ET.tostring(root, "utf-8"), args, limits, name)
 
 
 def _rendered(drawing: bytes, args: list[str], limits: MediaLimits, name: str) -> bytes:
     """What the renderer makes in a process of its own."""
     n_bytes = _BASE_BYTES + _BYTES_PER_PIXEL * limits.max_image_pixels
-    command = [multiprocessing.spawn.get_executable(), "-I", "-S", "-c", _PROGRAM, str(n_bytes)]
+    python = os.fsdecode(multiprocessing.spawn.get_executable())
     try:
         done = subprocess.run(
-            [os.fsdecode(part) for part in (*command, *args)],
+            [python, "-I", "-S", "-c", _PROGRAM, str(n_bytes), *args],
             input=drawing,
             capture_output=True,
             timeout=limits.max_svg_seconds,
@@ -156,7 +155,6 @@ def _set_size(root: ET.Element, size: tuple[float, float]) -> None:
         root.set("viewBox", f"0 0 {size[0]!r} {size[1]!r}")
     root.set("width", str(math.ceil(size[0])))
     root.set("height", str(math.ceil(size[1])))
-    root.attrib.pop("style", None)
 
 
 def _drop_references(root: ET.Element) -> None:
