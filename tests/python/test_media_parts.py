@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import doctest
+import importlib
 import io
 from pathlib import Path
 
@@ -206,3 +208,10 @@ def test_a_medium_says_what_it_is():
     assert str(Audio((np.zeros((9, 2)), 8000))) == "audio of shape (9, 2)"
     assert str(Pdf(b"1234")) == "PDF of 4 bytes"
     assert str(Video([PilImage.new("L", (2, 2))])) == "video from list"
+
+
+@pytest.mark.parametrize("module", ["_inputs", "_parts"])
+def test_docstring_examples_run(module):
+    results = doctest.testmod(importlib.import_module(f"ggembed.media.{module}"))
+    assert results.failed == 0
+    assert results.attempted > 0
