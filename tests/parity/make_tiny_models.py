@@ -247,11 +247,11 @@ def _modern_bert(name: str, pooling: int) -> TinyModel:
     return TinyModel(name, "modern-bert", _with_pooling(keys, pooling), m.tensors, vocab)
 
 
-def _eurobert(name: str, pooling: int, *, add_eos_key: bool) -> TinyModel:
+def _eurobert(name: str, pooling: int, *, add_eos_key: bool, shape: _Shape = _SQUARE) -> TinyModel:
     m, vocab = _Maker("eurobert"), tiny_vocab.eurobert(add_eos_key=add_eos_key)
-    _decoder(m, _SQUARE, len(vocab.tokens))
+    _decoder(m, shape, len(vocab.tokens))
     keys = {
-        **_SQUARE.keys(),
+        **shape.keys(),
         "attention.layer_norm_rms_epsilon": 1e-5,
         "attention.causal": False,
         "rope.freq_base": 250000.0,
@@ -383,6 +383,7 @@ _MODELS: dict[str, Callable[[str], TinyModel]] = {
     "modern-bert-cls": lambda n: _modern_bert(n, POOLING_CLS),
     "eurobert-last": lambda n: _eurobert(n, POOLING_LAST, add_eos_key=True),
     "eurobert-last-no-eos-key": lambda n: _eurobert(n, POOLING_LAST, add_eos_key=False),
+    "eurobert-wide-last": lambda n: _eurobert(n, POOLING_LAST, add_eos_key=True, shape=_WIDE),
     "eurobert-mean": lambda n: _eurobert(n, POOLING_MEAN, add_eos_key=True),
     "qwen3-last": lambda n: _qwen3(n, POOLING_LAST),
     "qwen3-mean": lambda n: _qwen3(n, POOLING_MEAN),

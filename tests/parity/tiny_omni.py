@@ -151,7 +151,7 @@ def frames(label: str, n: int, width: int, height: int) -> list[np.ndarray]:
     return [((f + 23 * i) % 256).astype(np.uint8) for i, f in enumerate(shown)]
 
 
-def speech(label: str, n: int, rate: int = SAMPLE_RATE) -> np.ndarray:
+def speech(label: str, n: int, *, rate: int = SAMPLE_RATE) -> np.ndarray:
     """A buzzing tone and a hiss that swell and fade like syllables: (n,) float32.
 
     The same signal at any rate above 14 kHz, since nothing in it is higher than 7 kHz.
