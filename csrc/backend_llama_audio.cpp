@@ -139,6 +139,7 @@ private:
             }
         }
         std::vector<Piece *> sorted;
+        sorted.reserve(pieces.size());
         for (Piece &piece : pieces) {
             sorted.push_back(&piece);
         }

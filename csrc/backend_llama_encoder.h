@@ -220,7 +220,7 @@ private:
 
     ggml_tensor *attention(const Transformer &t, const Layer &layer, const std::vector<Run> &runs, const Rope &rope,
                            ggml_tensor *x) const;
-    ggml_tensor *join(const std::vector<ggml_tensor *> &parts, size_t begin, size_t end) const;
+    ggml_tensor *join(std::vector<ggml_tensor *> parts) const;
 
     GgmlPtr context_;
     ggml_cgraph *graph_ = nullptr;

@@ -53,7 +53,7 @@ FileMapping::~FileMapping() {
 TowerFile::TowerFile(const std::string &path) : path_(path), gguf_(check_file(path)) {
     const std::string architecture = text("general.architecture");
     if (architecture != "clip") {
-        fail(GGE_E_FORMAT, "it is no projector file, its architecture is \"" + architecture + "\", not \"clip\"");
+        fail(GGE_E_FORMAT, "it is no projector file, its architecture is \"" + architecture + R"(", not "clip")");
     }
     std::error_code ec;
     const auto size = std::filesystem::file_size(path, ec);
@@ -152,7 +152,8 @@ float TowerFile::real(const std::string &key, float least, float most) const {
         fail(GGE_E_FORMAT, key + " is not a 32-bit float");
     }
     const float value = gguf_get_val_f32(gguf(), i);
-    if (!(value >= least && value <= most)) {
+    const bool fits = value >= least && value <= most; // not when it is NaN
+    if (!fits) {
         fail(GGE_E_FORMAT, key + " is " + show(value) + ", possible are " + show(least) + " to " + show(most));
     }
     return value;
@@ -168,7 +169,8 @@ std::array<float, 3> TowerFile::color(const std::string &key, float least) const
     std::memcpy(values.data(), gguf_get_arr_data(gguf(), i), sizeof(values));
     for (const float value : values) {
         constexpr float most = 1000.0F;
-        if (!(value >= least && value <= most)) {
+        const bool fits = value >= least && value <= most;
+        if (!fits) {
             fail(GGE_E_FORMAT, key + " has " + show(value) + ", possible are " + show(least) + " to " + show(most));
         }
     }
@@ -361,6 +363,7 @@ void TowerWeights::load(ggml_backend_dev_t device, bool mmap) {
     made_buffer_ = allocate(made_context_.get(), device);
     for (const Made &m : made_) {
         std::vector<std::vector<float>> sources;
+        sources.reserve(m.sources.size());
         for (const int64_t i : m.sources) {
             sources.push_back(values(i));
         }

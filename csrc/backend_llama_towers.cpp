@@ -156,13 +156,18 @@ ggml_tensor *TowerGraph::gelu_erf(ggml_tensor *x) const {
     return ggml_gelu_erf(context(), x);
 }
 
-// Rows one after the other, copied only as often as there are levels of halves.
-ggml_tensor *TowerGraph::join(const std::vector<ggml_tensor *> &parts, size_t begin, size_t end) const {
-    if (end - begin == 1) {
-        return parts[begin];
+// Rows one after the other, copied only as often as there are levels of pairs.
+ggml_tensor *TowerGraph::join(std::vector<ggml_tensor *> parts) const {
+    while (parts.size() > 1) {
+        std::vector<ggml_tensor *> pairs;
+        pairs.reserve(parts.size() / 2 + 1);
+        for (size_t i = 0; i < parts.size(); i += 2) {
+            const bool is_pair = i + 1 < parts.size();
+            pairs.push_back(is_pair ? ggml_concat(context(), parts[i], parts[i + 1], 1) : parts[i]);
+        }
+        parts = std::move(pairs);
     }
-    const size_t middle = begin + (end - begin) / 2;
-    return ggml_concat(context(), join(parts, begin, middle), join(parts, middle, end), 1);
+    return parts[0];
 }
 
 // With keys and values in F32. For an image of 1024 patches that is as fast on the CPU as F16, whose values the kernel
@@ -202,7 +207,7 @@ ggml_tensor *TowerGraph::attention(const Transformer &t, const Layer &layer, con
         ggml_prec_set_acc(y, GGML_PREC_F32);
         parts.push_back(ggml_reshape_2d(context(), y, t.n_embd, run.length * run.count));
     }
-    return linear(layer.out, join(parts, 0, parts.size()));
+    return linear(layer.out, join(std::move(parts)));
 }
 
 ggml_tensor *TowerGraph::layer(const Transformer &t, const Layer &layer, const std::vector<Run> &runs, const Rope &rope,

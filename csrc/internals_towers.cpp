@@ -85,16 +85,18 @@ public:
         return compute(inputs);
     }
 
-    void stop_next() { abort_ = true; }
+    // The call that runs, or else the next one, finds its abort flag set.
+    void stop() { abort_ = true; }
 
 private:
     std::vector<Array> compute(const std::vector<gge::TowerInput> &inputs) {
         const float *rows = nullptr;
-        const std::atomic<bool> abort{abort_};
-        abort_ = false;
-        {
+        try {
             const py::gil_scoped_release unlocked;
-            rows = session_->compute(inputs, abort);
+            rows = session_->compute(inputs, abort_);
+        } catch (...) {
+            abort_ = false;
+            throw;
         }
         std::vector<Array> results;
         const int64_t n_embd = tower_->facts().n_embd;
@@ -108,7 +110,7 @@ private:
 
     std::unique_ptr<gge::BackendTower> tower_;
     std::unique_ptr<gge::TowerSession> session_;
-    bool abort_ = false;
+    std::atomic<bool> abort_{false};
 };
 
 } // namespace
@@ -119,7 +121,7 @@ void bind_towers(py::module_ &m) {
              py::arg("n_embd"), py::arg("modality"), py::arg("n_threads") = 1, py::arg("mmap") = true)
         .def_property_readonly("facts", &Tower::facts)
         .def("memory", &Tower::memory)
-        .def("stop_next", &Tower::stop_next, "The next call finds its abort flag set.")
+        .def("stop", &Tower::stop)
         .def("vision", &Tower::vision, py::arg("images"))
         .def("audio", &Tower::audio, py::arg("mels"));
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import golden
@@ -206,10 +207,24 @@ def test_a_pass_can_be_stopped_and_the_tower_used_again(name, towers):
     run = run_of(name, tower)
     case = parts(name, next(iter(golden.tower_cases(name).values())))
     before = run(case)[0]
-    tower.stop_next()
+    tower.stop()
     with pytest.raises(RuntimeError, match="aborted"):
         run(case)
     assert np.array_equal(run(case)[0], before)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_pass_can_be_stopped_in_its_middle(n_threads, towers):
+    tower = towers.open("qwen3vl", n_threads=n_threads)
+    large = (96, 96, tiny_towers.patches("stopped", 96, 96, 4))
+    timer = threading.Timer(0.05, tower.stop)
+    timer.start()
+    with pytest.raises(RuntimeError, match="aborted"):
+        tower.vision([large])
+    timer.join()
+    small = (8, 8, tiny_towers.patches("8x8/0", 8, 8, 4))
+    again, fresh = tower.vision([small]), towers.open("qwen3vl").vision([small])
+    assert np.abs(again[0] - fresh[0]).max() <= SAME
 
 
 def test_inputs_that_do_not_fit_the_tower_are_errors(towers):
