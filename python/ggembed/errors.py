@@ -23,6 +23,9 @@ class EmbedError(Exception):
         super().__init__(message)
         self.input_index = input_index
 
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # ImportError's own shows the first message for ever
+
 
 class InvalidInputError(EmbedError, ValueError):
     """An argument or a text is not valid."""

@@ -521,6 +521,10 @@ def test_a_missing_package_is_an_error_of_the_input(omni, monkeypatch):
         raise MissingDecoderError('audio needs the package av: pip install "ggembed[media]"')
 
     monkeypatch.setattr(_media_calls, "prepare", refuse)
+    with pytest.raises(MissingDecoderError, match=r"^input 1: audio needs the package av: "):
+        omni.encode(["a", sound()])
+    with pytest.raises(MissingDecoderError, match=r"^input 3: audio needs the package av: "):
+        list(omni.encode_iter(["a", "b", "c", sound()], chunk_size=2))
     encoded = omni.encode(["a", sound()], on_error="collect")
     assert type(encoded.errors[1]) is MissingDecoderError
     assert not np.isnan(encoded.rows[0]).any()
