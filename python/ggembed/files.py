@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import _native
+from . import mmproj as mmproj_files
 from ._calls import Progress, integer
 
 
@@ -61,7 +62,7 @@ def estimate(
     device: str = "auto",
     n_gpu_layers: int | None = None,
     adapters: Iterable[str | os.PathLike[str]] = (),
-    mmproj: Iterable[str | os.PathLike[str]] = (),
+    mmproj: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
 ) -> MemoryEstimate:
     """Tells what memory an Embedder would need, without loading the weights.
 
@@ -78,7 +79,7 @@ def estimate(
         Most texts that go through the model together.
     adapters : iterable of path-like, optional
         GGUF files of LoRA adapters that are loaded with the model.
-    mmproj : iterable of path-like, optional
+    mmproj : path-like or sequence of them, optional
         GGUF files of projectors for media that are loaded with the model.
 
     Returns
@@ -108,7 +109,7 @@ def estimate(
         device=device,
         n_gpu_layers=gpu_layers,
         adapters=[os.fspath(file) for file in adapters],
-        mmproj=[os.fspath(file) for file in mmproj],
+        mmproj=mmproj_files.files(mmproj),
         **numbers,
     )
     return MemoryEstimate(**found)
