@@ -123,6 +123,7 @@ def test_text_in_content_parts_is_text_also_with_auto(tmp_path):
         ),
         ({"foo": 1, "bar": 2}, r"the keys \['bar', 'foo'\]; known are dicts .*image"),
         ({}, r"the keys \[\]"),
+        ({"type": ["image"]}, r"unknown content part of type \"\['image'\]\""),
         ({"type": "image_url"}, 'part "image_url" has no key "image_url"'),
         ({"type": "input_audio", "input_audio": {"format": "wav"}}, 'no key "data", but'),
         ({"type": "image"}, 'content part "image" has no key "value"'),
@@ -130,6 +131,14 @@ def test_text_in_content_parts_is_text_also_with_auto(tmp_path):
 )
 def test_an_unknown_form_is_an_error_that_lists_the_known_ones(value, message):
     with pytest.raises(InvalidInputError, match=message):
+        parts_of(value)
+
+
+def test_parts_in_parts_without_end_are_an_error():
+    value = "a text"
+    for _ in range(5000):
+        value = {"content": [value]}
+    with pytest.raises(InvalidInputError, match="too deep"):
         parts_of(value)
 
 
@@ -196,6 +205,14 @@ def test_text_that_is_no_str_is_a_type_error():
         (lambda: Pdf("a.pdf", pages=[0.5]), TypeError, "integer"),
         (lambda: Audio("a.wav", max_seconds=0), InvalidInputError, "max_seconds must be positive"),
         (lambda: Image("a.png", max_pixels=-5), InvalidInputError, "max_pixels must be positive"),
+        (lambda: Image("a.png", max_pixels=1e6), TypeError, "max_pixels must be an int, got float"),
+        (lambda: Video("a.mp4", max_frames=2.5), TypeError, "max_frames must be an int, got float"),
+        (lambda: Video("a.mp4", fps=np.inf), InvalidInputError, "fps must be finite, got inf"),
+        (
+            lambda: Audio("a.wav", max_seconds=np.nan),
+            InvalidInputError,
+            "must be positive, got nan",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense_are_an_error(make, error, message):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InvalidInputError
 from . import _sources
+from ._limits import check_positive
 
 
 class Medium:
@@ -41,11 +42,11 @@ class Medium:
                 f"data URI{other}, got {type(self.source).__name__}"
             )
 
-    def _check_positive(self, *names: str) -> None:
+    def _check_positive(self, *names: str, whole: bool) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidInputError(f"{name} must be positive, got {value!r}")
+            if value is not None:
+                check_positive(name, value, whole=whole)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,7 +85,7 @@ class Image(Medium):
     def __post_init__(self) -> None:
         if not _sources.is_pil_image(self.source):
             self._set_source(", a PIL image or an array", np.ndarray)
-        self._check_positive("min_pixels", "max_pixels")
+        self._check_positive("min_pixels", "max_pixels", whole=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,7 +117,7 @@ class Audio(Medium):
 
     def __post_init__(self) -> None:
         self._set_source(" or a tuple (samples, rate)", tuple)
-        self._check_positive("max_seconds")
+        self._check_positive("max_seconds", whole=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -169,10 +170,10 @@ class Video(Medium):
             if not isinstance(self.source, _sources.File):
                 raise InvalidInputError('fps="source" needs a file, which says its times')
         else:
-            self._check_positive("fps")
+            self._check_positive("fps", whole=False)
         if self.audio and not isinstance(self.source, _sources.File):
             raise InvalidInputError("audio=True needs a file, frames have no sound track")
-        self._check_positive("max_frames", "min_pixels", "max_pixels")
+        self._check_positive("max_frames", "min_pixels", "max_pixels", whole=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -206,4 +207,5 @@ class Pdf(Medium):
             pages = self.pages if isinstance(self.pages, Iterable) else [self.pages]
             object.__setattr__(self, "pages", tuple(map(operator.index, pages)))
         self._set_source("")
-        self._check_positive("dpi", "min_pixels", "max_pixels")
+        self._check_positive("dpi", whole=False)
+        self._check_positive("min_pixels", "max_pixels", whole=True)

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from dataclasses import dataclass, fields
 
 from ..errors import InvalidInputError, MediaError
+
+
+def check_positive(name: str, value: float, *, whole: bool) -> None:
+    """Raises if a number is not positive and finite, or no int where it has to be one."""
+    if whole:
+        try:
+            operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+    if not value > 0:
+        raise InvalidInputError(f"{name} must be positive, got {value!r}")
+    if math.isinf(value):
+        raise InvalidInputError(f"{name} must be finite, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -42,9 +57,8 @@ class MediaLimits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not value > 0:
-                raise InvalidInputError(f"{field.name} must be positive, got {value!r}")
+            whole = isinstance(field.default, int)
+            check_positive(field.name, getattr(self, field.name), whole=whole)
 
     def _check_bytes(self, n_bytes: int, name: str) -> None:
         if n_bytes > self.max_bytes:

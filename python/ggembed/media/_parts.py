@@ -68,7 +68,10 @@ def parts_of(value: object, *, auto: bool = False) -> list[Part]:
     >>> parts_of(["a ", {"type": "text", "text": "cat"}])
     ['a ', 'cat']
     """
-    parts = _parts(value, auto)
+    try:
+        parts = _parts(value, auto)
+    except RecursionError:
+        raise InvalidInputError("the lists and content parts of an input are too deep") from None
     if not parts:
         raise InvalidInputError("an input needs at least one part, got an empty list")
     return parts
@@ -139,7 +142,7 @@ def _from_dict(part: Mapping[Any, Any], auto: bool) -> list[Part]:
 
 
 def _from_typed(part: Mapping[Any, Any]) -> Part:
-    kind = part["type"]
+    kind = str(part["type"])
     what = f'content part "{kind}"'
     if kind in _CLASSES or (kind == "text" and "text" not in part):
         key = next((key for key in ("value", kind, "data") if key in part), "value")

@@ -54,11 +54,7 @@ class Mono:
         return np.concatenate(self._pieces)[: self._n_wanted]
 
     def _begin(self, rate: int) -> None:
-        if not RATES[0] <= rate <= RATES[1]:
-            raise MediaError(
-                f"{self._name} has {rate} samples per second, ggembed reads {RATES[0]} to "
-                f"{RATES[1]}"
-            )
+        _check_rate(rate, self._name)
         self._rate = rate
         if rate != RATE:
             soxr = _sources.decoder("soxr", "soxr", f"{self._name} at {rate} Hz")
@@ -74,6 +70,16 @@ class Mono:
         self._n_samples += len(samples)
         if not self.full:
             self._limits._check_seconds(self._n_samples / RATE, self._name)
+
+
+def _check_rate(rate: Any, name: str) -> None:
+    numeric = isinstance(rate, (int, float, np.integer, np.floating))
+    if not numeric or rate % 1 != 0:  # NaN and infinity have no remainder
+        raise MediaError(f"{name}: the rate must be a whole number, got {rate!r}")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise MediaError(
+            f"{name} has {rate} samples per second, ggembed reads {RATES[0]} to {RATES[1]}"
+        )
 
 
 def _finite(samples: Samples) -> Samples:
@@ -114,8 +120,7 @@ def decode_samples(
             f"{name}: samples must have the shape (n_samples,) or (n_samples, n_channels) with at "
             f"most {_MAX_CHANNELS} channels, got {source[0].shape}"
         )
-    if rate != int(rate):
-        raise MediaError(f"{name}: the rate must be a whole number, got {rate!r}")
+    _check_rate(rate, name)
     mono = Mono(limits, name, max_seconds)
     if max_seconds is None:
         limits._check_seconds(len(array) / rate, name)
