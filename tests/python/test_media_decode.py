@@ -147,6 +147,14 @@ def test_a_palette_with_transparency_does_not_warn():
     assert (decoded(saved(image, "png", transparency=b"\x01\x02\xff")) == want).all()
 
 
+def test_an_image_of_the_user_keeps_its_transparency():
+    image = PilImage.fromarray(media_files.pixels()).convert("P")
+    want = np.asarray(image.convert("RGB"))
+    image.info["transparency"] = b"\x01\x02\xff"
+    assert (decoded(Image(image)) == want).all()
+    assert image.info["transparency"] == b"\x01\x02\xff"
+
+
 def test_odd_metadata_does_not_warn():
     exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + b"\x0f\x01\x02\0\xff\xff\0\0\xff\xff\0\0" * 2
     image = PilImage.fromarray(media_files.pixels())
@@ -493,7 +501,10 @@ def test_the_beginning_of_a_sound_is_kept_on_demand():
         ((np.zeros((2, 16000)), 16000), r"\(n_samples, n_channels\) .* got \(2, 16000\)"),
         ((np.zeros(0), 16000), "no samples"),
         ((np.zeros(9), 3), "3 samples per second, ggembed reads 1000 to 768000"),
+        ((np.zeros(9), 0), "0 samples per second, ggembed reads 1000 to 768000"),
         ((np.zeros(9), 16000.5), "whole number, got 16000.5"),
+        ((np.zeros(9), np.nan), "whole number, got nan"),
+        ((np.zeros(9), "16000"), "whole number, got '16000'"),
         ((np.zeros(9, complex), 16000), "floating point, int16, int32 or uint8, got complex128"),
         (([0.0, 1.0], 16000), "a tuple of an array and its rate"),
     ],
@@ -696,9 +707,13 @@ def test_a_jpeg_that_asks_for_thousands_of_passes_is_refused():
         decoded(bomb, max_image_pixels=1600)
 
 
-def test_limits_must_be_positive():
+def test_limits_must_be_positive_and_finite():
     with pytest.raises(errors.InvalidInputError, match="max_pdf_pages must be positive, got 0"):
         MediaLimits(max_pdf_pages=0)
+    with pytest.raises(TypeError, match="max_image_pixels must be an int, got float"):
+        MediaLimits(max_image_pixels=1e6)
+    with pytest.raises(errors.InvalidInputError, match="max_svg_seconds must be finite, got inf"):
+        MediaLimits(max_svg_seconds=np.inf)
 
 
 MISSING = {
@@ -719,6 +734,13 @@ def test_a_missing_package_is_an_error_that_names_the_extra(module, monkeypatch)
         prepare(medium, None)
     assert f'needs the package {package}: pip install "ggembed[media]"' in str(caught.value)
     assert isinstance(caught.value, ImportError)
+
+
+def test_the_package_is_imported_without_decoders(run_python):
+    decoders = ["PIL", "av", "soxr", "pypdfium2", "resvg_py", "pillow_heif"]
+    heavy = [*decoders, "multiprocessing", "xml.etree", "gguf", "pyarrow"]
+    done = run_python(f"import sys, ggembed; print([m for m in {heavy} if m in sys.modules])")
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 def test_arrays_need_no_package(monkeypatch):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MediaError
-from . import _sources, _svg, _whole
+from . import _sources, _whole
 from ._limits import MediaLimits
 
 Pixels = npt.NDArray[np.uint8]
@@ -61,6 +61,8 @@ def decode_image(source: Any, limits: MediaLimits, name: str = "image") -> Pixel
         with _user_images, _sources.decoding(name):  # its first access may decode a file
             return _rgb_of_pil(source, limits, name)
     data = _sources.content(source, limits, name)
+    from . import _svg  # which needs XML and processes: `import ggembed` is to be quick
+
     if _svg.is_svg(data):
         data = _svg.rasterise(data, limits, name)
     with _opened(data, limits, name) as image:
@@ -118,8 +120,12 @@ def _rgb_of_pil(image: Any, limits: MediaLimits, name: str) -> Pixels:
         values = np.asarray(image)
         return rgb_of_array(_stretched(values, *_range_of(values)), limits, name)
     image.load()
-    image.info.pop("transparency", None)  # convert() would warn of it and then drop it
-    return np.ascontiguousarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if image.mode == "RGB":
+        return np.ascontiguousarray(image)
+    if "transparency" in image.info:  # convert() would warn of it and then drop it
+        image = image.copy()  # the user's own keeps it
+        del image.info["transparency"]
+    return np.ascontiguousarray(image.convert("RGB"))
 
 
 def _range_of(values: npt.NDArray[Any]) -> tuple[float, float]:

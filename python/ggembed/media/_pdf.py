@@ -36,8 +36,9 @@ def decode_pdf(
         _whole.check(stream, len(data), name)
     with _pdfium, _sources.decoding(name):
         document = _open(pdfium, data, password, name)
+        n_pages = len(document)
     try:
-        indices = _chosen(len(document), pages, limits, name)
+        indices = _chosen(n_pages, pages, limits, name)
         for i in indices:
             with _pdfium, _sources.decoding(f"{name}, page {i}"):
                 pixels = _render(document, i, dpi, limits, f"{name}, page {i}")
