@@ -6,8 +6,9 @@
 #include "template_text.h"
 #include "text_tokenizer.h"
 
-#include <array>
-#include <cstdio>
+#include <iomanip>
+#include <locale>
+#include <sstream>
 
 namespace gge {
 namespace {
@@ -77,9 +78,10 @@ void add_unit(Layout &layout, const std::shared_ptr<const Media> &media, size_t 
 
 // When a pair of frames is shown.
 std::string time_stamp(double seconds) {
-    std::array<char, 352> text{}; // the longest double
-    static_cast<void>(std::snprintf(text.data(), text.size(), "<%.1f seconds>", seconds));
-    return text.data();
+    std::ostringstream text;
+    text.imbue(std::locale::classic()); // in others the host process may have a comma
+    text << '<' << std::fixed << std::setprecision(1) << seconds << " seconds>";
+    return text.str();
 }
 
 // Whether an encoder takes what was made for another.
