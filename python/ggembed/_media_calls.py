@@ -28,7 +28,7 @@ from .errors import (
     UnsupportedError,
     moved,
 )
-from .media import MediaLimits, Medium, parts_of, prepare
+from .media import Audio, MediaLimits, Medium, Video, parts_of, prepare
 from .profiles import MediaRules
 from .results import Encoded, TokenRows
 from .stream import WAKE_S
@@ -325,12 +325,16 @@ class _Work:
 
 
 def _check_tower(medium: Medium, modalities: frozenset[str]) -> None:
-    needed = "audio" if medium.kind == "audio" else "vision"
-    if needed not in modalities:
-        raise UnsupportedError(
-            f"{medium} needs {needed}, and no {needed} projector is loaded; give the Embedder "
-            f"mmproj= the model's, or modality={needed!r} to find it beside the model"
-        )
+    needed = ["audio" if isinstance(medium, Audio) else "vision"]
+    if isinstance(medium, Video) and medium.audio:
+        needed.append("audio")
+    wanted = "omni" if len(needed) > 1 else needed[0]
+    for kind in needed:
+        if kind not in modalities:
+            raise UnsupportedError(
+                f"{medium} needs {kind}, and no {kind} projector is loaded; give the Embedder "
+                f"mmproj= the model's, or modality={wanted!r} to find it beside the model"
+            )
 
 
 def _n_bytes(media: _native.Media) -> int:

@@ -282,6 +282,8 @@ def test_a_missing_tower_is_named_with_the_remedy(small, qwen):
         encoded = seeing.encode(["a", sound(), picture()], on_error="collect")
         assert list(encoded.errors) == [1]
         assert encoded.n_tokens[1] == 0
+        with pytest.raises(UnsupportedError, match=r"video .* needs audio, .*modality='omni'"):
+            seeing.encode(Video(media_files.make_video("mp4", 2), audio=True))
     for medium in (picture(), clip(), document()):
         with pytest.raises(UnsupportedError, match=r"needs vision, .*modality='vision'"):
             qwen.encode(medium)
