@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MediaError
-from . import _sources, _whole
+from . import _sources, _truncation
 from ._limits import MediaLimits
 from ._sound import Mono, Samples, mono_of
 
@@ -40,7 +40,7 @@ def _opened(file: _sources.File, limits: MediaLimits, name: str) -> Iterator[Any
     """A container of PyAV."""
     av = _sources.decoder("av", "av", name)
     with _sources.opened(file, limits, name) as stream, _sources.decoding(name):
-        _whole.check(stream, stream.seek(0, 2), name)
+        _truncation.check(stream, stream.seek(0, 2), name)
         try:
             options = {"format_whitelist": _CONTAINERS}
             container = av.open(_Stream(stream), container_options=options)

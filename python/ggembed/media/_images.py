@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MediaError
-from . import _sources, _whole
+from . import _sources, _truncation
 from ._limits import MediaLimits
 
 Pixels = npt.NDArray[np.uint8]
@@ -78,7 +78,7 @@ def _opened(data: bytes, limits: MediaLimits, name: str) -> Iterator[Any]:
             f"{name} is no image of a known format: {', '.join((*_PILLOW, 'SVG'))}; "
             f"it begins with {data[:8]!r}"
         )
-    _whole.check(io.BytesIO(data), len(data), name)
+    _truncation.check(io.BytesIO(data), len(data), name)
     if kind == "WebP":
         limits._check_pixels(_webp_size(data), name)
     module, factory = _PILLOW[kind]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MediaError
-from . import _sources, _whole
+from . import _sources, _truncation
 from ._limits import MediaLimits
 
 Pixels = npt.NDArray[np.uint8]
@@ -33,7 +33,7 @@ def decode_pdf(
     pdfium = _sources.decoder("pypdfium2", "pypdfium2", name)
     data = _sources.content(file, limits, name)
     with _sources.opened(data, limits, name) as stream:
-        _whole.check(stream, len(data), name)
+        _truncation.check(stream, len(data), name)
     with _pdfium, _sources.decoding(name):
         document = _open(pdfium, data, password, name)
         n_pages = len(document)
