@@ -128,6 +128,8 @@ class Embedder:
     ------
     ModelFileError, ModelFormatError, UnsupportedError
         The file cannot be read, is not a GGUF model, or is not an embedding model.
+    InvalidInputError
+        The projectors belong to another model, are not what `modality` needs, or two of a kind.
     DeviceError, OutOfMemoryError
         The device is missing or too small.
 

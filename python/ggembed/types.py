@@ -126,7 +126,7 @@ class TowerInfo:
         multiples of the product. 0 for audio.
     min_pixels, max_pixels, video_min_pixels, video_max_pixels : int
         Vision: sizes that images, and videos (width x height x frames), are brought to unless
-        ``MediaLimits`` say otherwise. 0 for audio.
+        the `Image`, `Video` or `Pdf` says otherwise. 0 for audio.
     n_mel_bins, n_window : int
         Audio: bins of the spectrogram, and half the frames of a piece that is attended to by
         itself. 0 for vision.

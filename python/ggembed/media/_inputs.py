@@ -93,7 +93,8 @@ class Audio(Medium):
     """A sound.
 
     Files are WAV, MP3, FLAC, Ogg, Opus and M4A, or the sound track of a video file. All become
-    one channel, the mean of the channels, at 16 000 samples per second.
+    one channel, the mean of the channels, at 16 000 samples per second. Samples that are not finite
+    count as 0; if one is beyond -1 to 1, all are divided by the largest magnitude.
 
     Parameters
     ----------
