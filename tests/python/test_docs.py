@@ -34,6 +34,14 @@ def test_docstring_examples_run(module):
     assert results.failed == 0
 
 
+@pytest.mark.parametrize("medium", ["Images", "Sound", "Video", "PDF"])
+def test_each_medium_is_shown_in_five_lines(medium):
+    page = (ROOT / "docs" / "media.md").read_text("utf-8")
+    (example,) = re.findall(rf"## {medium}\n\n```python\n(.*?)```", page, re.DOTALL)
+    lines = [line for line in example.splitlines() if line]
+    assert len(lines) <= 5
+
+
 def public_functions():
     for name in ggembed.__all__:
         value = getattr(ggembed, name)
