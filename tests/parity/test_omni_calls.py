@@ -139,6 +139,17 @@ def wav_of(samples: np.ndarray, rate: int) -> bytes:
 
 
 @pytest.mark.parametrize("layout", OMNI)
+@pytest.mark.parametrize(("n_seconds", "n_rows"), [(11, 275), (30, 750), (61, 1525)])
+def test_sound_files_have_25_tokens_per_second(layout, n_seconds, n_rows, embedder):
+    samples = tiny_omni.speech("file", n_seconds * 44100, rate=44100)
+    file = wav_of(np.stack([samples, samples], axis=1), 44100)
+    encoded = embedder(layout).encode(Audio(file), return_info=True)
+    n_around = {"small": 2, "nano": 3}[layout]  # start, end, and nano's end of the text
+    assert encoded.n_tokens.tolist() == [n_rows + n_around]
+    assert np.isfinite(encoded.rows).all()
+
+
+@pytest.mark.parametrize("layout", OMNI)
 def test_sound_of_44100_hz_in_stereo_equals_16000_hz_in_mono(layout, embedder, figures):
     n_seconds = 11
     mono = tiny_omni.speech("eleven", n_seconds * tiny_omni.SAMPLE_RATE)[:, None]
