@@ -6,6 +6,7 @@
 #include "template_text.h"
 #include "text_tokenizer.h"
 
+#include <algorithm>
 #include <iomanip>
 #include <locale>
 #include <sstream>
@@ -79,7 +80,7 @@ void add_unit(Layout &layout, const std::shared_ptr<const Media> &media, size_t 
 // When a pair of frames is shown.
 std::string time_stamp(double seconds) {
     std::ostringstream text;
-    text.imbue(std::locale::classic()); // in others the host process may have a comma
+    text.imbue(std::locale::classic()); // the host's may want a comma
     text << '<' << std::fixed << std::setprecision(1) << seconds << " seconds>";
     return text.str();
 }

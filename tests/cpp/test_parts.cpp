@@ -2,6 +2,7 @@
 #include "fake_media.h"
 
 #include <array>
+#include <locale>
 
 using namespace gge;
 using fake::medium;
@@ -107,6 +108,16 @@ TEST(pairs_of_a_video_are_announced_by_their_time) {
     // as Python prints them: ties to even
     CHECK(s.ids({medium(fake::video(*s.model, {0.25, 0.25, 0.75, 0.75}))}) ==
           join({bytes("<0.2 seconds>"), wrapped(4), bytes("<0.8 seconds>"), wrapped(4)}));
+}
+
+TEST(times_do_not_depend_on_the_locale_of_the_process) {
+    struct Comma final : std::numpunct<char> {
+        char do_decimal_point() const override { return ','; }
+    };
+    const Setup s;
+    const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Comma));
+    CHECK(s.ids({medium(fake::video(*s.model, {1.5, 1.5}))}) == join({bytes("<1.5 seconds>"), wrapped(4)}));
+    std::locale::global(before);
 }
 
 TEST(texts_that_stand_together_are_one_string) {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -361,33 +359,6 @@ def test_images_of_v4_stand_in_the_sentence_of_its_card(v4, seen):
         [(b"", [start, media, end])] * 2 + [(b"Query: ", [("text", t)]) for t in (b"a", b"b")],
         key=str,
     )
-
-
-IN_GERMAN = """
-import locale, sys
-import numpy as np
-from ggembed import Embedder, Video
-embedder = Embedder(sys.argv[1], mmproj=sys.argv[2], n_threads=1, device="cpu")
-video = Video(np.zeros((4, 64, 64, 3), np.uint8))
-before = embedder.encode(video)
-locale.setlocale(locale.LC_NUMERIC, "de_DE.UTF-8")
-assert locale.localeconv()["decimal_point"] == ","
-print(np.array_equal(embedder.encode(video), before))
-"""
-
-
-def test_time_stamps_have_a_point_in_every_locale(small, run_python, tmp_path, monkeypatch):
-    if shutil.which("localedef") is None:
-        pytest.skip("no localedef, which makes a locale with a decimal comma")
-    target = str(tmp_path / "de_DE.UTF-8")
-    made = subprocess.run(
-        ["localedef", "-i", "de_DE", "-f", "UTF-8", target], capture_output=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"no locale with a decimal comma can be made: {made.stderr.decode()}")
-    monkeypatch.setenv("LOCPATH", str(tmp_path))
-    done = run_python(IN_GERMAN, small.model, small.vision)
-    assert done.stdout == "True\n", done.stderr
 
 
 def test_inputs_with_several_prompts_stay_in_order(v4):
