@@ -3,6 +3,7 @@
 #include "rows.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace gge {
 
@@ -37,7 +38,6 @@ void MediaRows::prepare(const std::vector<Microbatch> &batches, size_t at, const
                 throw;
             }
             alone_until_ = at + window.end;
-            room_ = e.status() == GGE_E_MEMORY ? std::max<int64_t>(window.n_rows / 2, 1) : room_;
         }
         own = gather(&batches[at], 1, first); // a part of them may be there
     }
@@ -89,22 +89,25 @@ MediaRows::Window MediaRows::gather(const Microbatch *batches, size_t n, int64_t
 
 void MediaRows::encode(const Window &window, const std::atomic<bool> &abort) {
     for (const gge_modality modality : {GGE_MODALITY_VISION, GGE_MODALITY_AUDIO}) {
-        std::vector<const MediaSpan *> pass;
-        int64_t n_rows = 0;
-        for (const MediaSpan *span : window.spans) {
-            if (span->media->modality() != modality) {
-                continue;
+        std::vector<const MediaSpan *> spans;
+        std::copy_if(window.spans.begin(), window.spans.end(), std::back_inserter(spans),
+                     [&](const MediaSpan *span) { return span->media->modality() == modality; });
+        for (auto begin = spans.begin(); begin != spans.end();) {
+            auto end = begin;
+            int64_t n_rows = 0;
+            while (end != spans.end() && (end == begin || n_rows + (*end)->n_rows <= room_)) {
+                n_rows += (*end)->n_rows;
+                ++end;
             }
-            if (!pass.empty() && n_rows + span->n_rows > room_) {
-                run_pass(window, pass, abort);
-                pass.clear();
-                n_rows = 0;
+            try {
+                run_pass(window, {begin, end}, abort);
+                begin = end;
+            } catch (const Error &e) { // fewer may find memory
+                if (abort || e.status() != GGE_E_MEMORY || end - begin == 1) {
+                    throw;
+                }
+                room_ = n_rows / 2;
             }
-            pass.push_back(span);
-            n_rows += span->n_rows;
-        }
-        if (!pass.empty()) {
-            run_pass(window, pass, abort);
         }
     }
 }

@@ -251,6 +251,14 @@ TEST(an_encoder_that_fails_for_one_medium_fails_only_its_input) {
     CHECK(n_rows(s.tower_log.get_passes().back()) <= 12);
 }
 
+TEST(media_of_one_input_need_not_fit_into_one_pass) {
+    Setup s(small(100));
+    s.tower_log.n_rows_limit = 8;
+    const Tokens t = s.tokens({{medium(s.image()), medium(s.image(2, 2, 1)), medium(s.image(2, 2, 2))}});
+    CHECK(first_values(s.encode(t)) == s.expected(t));
+    CHECK(s.tower_log.get_passes() == Passes({{4, 4, 4}, {4}, {4}, {4}}));
+}
+
 TEST(a_split_input_whose_second_half_cannot_be_encoded_fails_alone) {
     Setup s(small(100));
     const MediaHandle bad = s.image(2, 2, 9);
