@@ -319,9 +319,9 @@ void add_weights(const Encoder &encoder, ggml_backend_dev_t device, gge_memory &
 
 class Session final : public TowerSession {
 public:
+    // Under a Shield.
     Session(const Encoder &encoder, ggml_backend_dev_t device, int32_t n_threads)
         : encoder_(encoder), device_(device), runner_(device) {
-        const Shield shield;
         ggml_backend_cpu_set_n_threads(runner_.cpu(), n_threads);
         if (n_threads > 1) {
             ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
@@ -357,10 +357,12 @@ public:
         }
         abort_ = &abort;
         const Shield shield;
+        auto graph = std::make_unique<TowerGraph>();
         try {
-            run(inputs);
+            run(inputs, *graph);
         } catch (const UpstreamAbort &e) {
             runner_.abandon();
+            static_cast<void>(graph.release()); // some threads may still be in the middle of it
             static_cast<void>(threads_.release());
             abort_ = nullptr;
             throw Error(GGE_E_INTERNAL, e.what());
@@ -382,8 +384,7 @@ public:
     }
 
 private:
-    void run(const std::vector<TowerInput> &inputs) {
-        TowerGraph graph;
+    void run(const std::vector<TowerInput> &inputs, TowerGraph &graph) {
         const std::vector<int64_t> order = encoder_.build(graph, inputs);
         ggml_backend_sched_t scheduler = runner_.scheduler(graph.size());
         ggml_backend_sched_reset(scheduler);
@@ -429,6 +430,7 @@ public:
     const TowerFacts &facts() const noexcept override { return encoder_->facts(); }
 
     std::unique_ptr<TowerSession> open(int32_t n_threads) const override {
+        const Shield shield;
         return std::make_unique<Session>(*encoder_, device_, n_threads);
     }
 

@@ -69,12 +69,12 @@ public:
     }
 
     std::vector<int64_t> build(TowerGraph &graph, const std::vector<TowerInput> &inputs) const final {
-        const Packed packed = pack(inputs);
+        Packed packed = pack(inputs);
         graph.start(transformer_.layers.size(), std::max(packed.images.size(), packed.windows.size()));
         ggml_context *context = graph.context();
         const auto n = static_cast<int64_t>(packed.rows.size());
 
-        ggml_tensor *x = graph.linear(patches_, graph.input(packed.patches, n_patch_values(), n));
+        ggml_tensor *x = graph.linear(patches_, graph.input(std::move(packed.patches), n_patch_values(), n));
         x = add_positions(graph, packed, x);
         ggml_tensor *positions = graph.input(rope_positions(packed));
         const int quarter = static_cast<int>(transformer_.n_embd / transformer_.n_head / 4);
