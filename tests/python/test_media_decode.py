@@ -14,7 +14,7 @@ import media_files
 import numpy as np
 import pytest
 from ggembed import _native, errors
-from ggembed.media import Audio, Image, MediaLimits, Pdf, Video, _prepare, prepare
+from ggembed.media import Audio, Image, MediaLimits, Pdf, Video, _prepare, _svg, prepare
 from PIL import Image as PilImage
 
 MediaError = errors.MediaError
@@ -303,6 +303,19 @@ def test_a_drawing_that_would_break_the_process_is_an_error(name, capfd):
     ):
         decoded(drawing, max_svg_seconds=2)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "body", ["<g/>" * 30, "<g>" + "&e1;" * 3 + "</g>", '<g a="1" b="2"/>' * 10]
+)
+def test_a_drawing_may_have_so_many_elements_and_attributes(body, monkeypatch):
+    entities = f'<!DOCTYPE svg [<!ENTITY e0 "{"<g/>" * 5}"><!ENTITY e1 "&e0;&e0;">]>'.encode()
+    drawing = entities + media_files.svg(48, 32, body)
+    monkeypatch.setattr(_svg, "_MAX_ITEMS", 30)
+    with pytest.raises(MediaError, match="more than 30 elements and attributes"):
+        decoded(Image(drawing))
+    monkeypatch.setattr(_svg, "_MAX_ITEMS", 50)
+    assert decoded(Image(drawing)).shape == (32, 48, 3)
 
 
 def test_a_bomb_of_entities_is_refused():

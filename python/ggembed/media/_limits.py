@@ -38,7 +38,7 @@ class MediaLimits:
         decoding takes up to 20 bytes per pixel, 1.8 GB.
     max_svg_seconds : float
         Time to render a drawing, which happens in a process of its own that may take 256 MiB and
-        16 bytes per pixel of `max_image_pixels`.
+        16 bytes per pixel of `max_image_pixels`. It may have 1 048 576 elements and attributes.
     max_video_frames : int
         Frames in a video, which are all decoded before some are chosen. The default is two hours
         at 30 frames per second.

@@ -9,6 +9,7 @@ import re
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 from ..errors import MediaError
 from . import _sources
@@ -39,6 +40,10 @@ except BaseException as err:
     sys.exit(1)
 """
 _BASE_BYTES = 256 << 20
+
+# Elements and attributes of a drawing, which take some 200 bytes each before the renderer begins.
+# A file of a megabyte could make millions of them out of its entities.
+_MAX_ITEMS = 1 << 20
 _BYTES_PER_PIXEL = 16
 
 _DEFAULT_SIZE = (300.0, 150.0)  # of CSS, for a drawing that names none
@@ -72,7 +77,8 @@ def rasterise(data: bytes, limits: MediaLimits, name: str) -> bytes:
     """The drawing on white, as a PNG file."""
     resvg = _sources.decoder("resvg_py", "resvg-py", f"{name} (SVG)")
     with _sources.decoding(name):
-        root = ET.fromstring(data)  # noqa: S314, expat limits the expansion of entities
+        parser = ET.XMLParser(target=_TreeBuilder(name))  # noqa: S314, expat bounds entities
+        root: ET.Element = ET.XML(data, parser)
         if _tag(root) != "svg":
             raise MediaError(f"{name}: the root of the drawing is <{_tag(root)}>, not <svg>")
         size = _size(root)
@@ -82,6 +88,21 @@ def rasterise(data: bytes, limits: MediaLimits, name: str) -> bytes:
         has_text = any(_tag(element) in ("text", "tspan") for element in root.iter())
         args = [str(Path(resvg.__file__).parents[1]), str(int(has_text))]
         return _rendered(ET.tostring(root, "utf-8"), args, limits, name)
+
+
+class _TreeBuilder(ET.TreeBuilder):
+    """Builds the tree of a drawing, which may only be so large."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._n_items = 0
+
+    def start(self, tag: Any, attrs: dict[Any, Any]) -> ET.Element:
+        self._n_items += 1 + len(attrs)
+        if self._n_items > _MAX_ITEMS:
+            raise MediaError(f"{self._name} has more than {_MAX_ITEMS} elements and attributes")
+        return super().start(tag, attrs)
 
 
 def _rendered(drawing: bytes, args: list[str], limits: MediaLimits, name: str) -> bytes:
