@@ -177,8 +177,13 @@ class Match:
         if contender in self.errors:
             return {**label, "error": self.errors[contender]}
         worker = self.workers[contender]
-        figures = _figures(self.rounds[contender], units)
-        return {**label, **figures, "peak_mb": worker.peak_bytes() / 1e6, "about": worker.about}
+        return {
+            **label,
+            **_figures(self.rounds[contender], units),
+            "peak_mb": worker.peak_bytes() / 1e6,
+            "parts": worker.ask("parts"),
+            "about": worker.about,
+        }
 
     def close(self) -> None:
         for worker in self.workers.values():

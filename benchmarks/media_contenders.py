@@ -2,7 +2,7 @@
 
 Run as a program it is one of them in a process of its own: it loads, and then answers one line of
 JSON for each line that it reads: `warm` embeds the first input, `encode` all of them, `save PATH`
-keeps the rows of these.
+keeps the rows of these, `parts` tells where the time of such a call goes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +35,9 @@ class MediaContender(Protocol):
 
     def encode(self, inputs: list[list[Part]]) -> np.ndarray:
         """Unit rows, [n_inputs, dim]; decoding the files is part of it."""
+
+    def parts(self, inputs: list[list[Part]]) -> dict[str, float]:
+        """Seconds of a call by what they are for, where that can be told; else nothing."""
 
     def describe(self) -> dict[str, Any]:
         """Version, threads and whatever else explains the figures."""
@@ -54,7 +60,34 @@ class GGEmbed:
 
     def encode(self, inputs: list[list[Part]]) -> np.ndarray:
         made = [[_ggembed_part(part) for part in parts] for parts in inputs]
-        return self._embedder.encode([x[0] if len(x) == 1 else x for x in made])
+        encoded = self._embedder.encode(
+            [x[0] if len(x) == 1 else x for x in made], return_info=True
+        )
+        self.n_tokens = encoded.n_tokens.tolist()
+        return encoded.rows
+
+    def parts(self, inputs: list[list[Part]]) -> dict[str, float]:
+        """Seconds of a call by what they are for. Media are prepared here one after the other."""
+        from ggembed import _native, media
+
+        model, _ = self._embedder._live()
+        with _stopwatch(_native.Media, ("image", "video", "audio")) as native:
+            start = time.perf_counter()
+            for part in (part for parts in inputs for part in parts if part["kind"] != "text"):
+                media.prepare(_ggembed_part(part), model)
+            prepare = time.perf_counter() - start
+        with _stopwatch(_native.Engine, ("encode",)) as engine:
+            self.encode(inputs)
+        with _stopwatch(_native.Engine, ("encode",)) as text:
+            for n in {int(n) for n in self.n_tokens}:
+                texts = ["one two three " * n] * self.n_tokens.count(n)
+                self._embedder.encode(texts, prompt="", max_tokens=n, overflow="truncate")
+        return {
+            "decode_s": prepare - sum(native),
+            "resize_or_mel_s": sum(native),
+            "tower_s": sum(engine) - sum(text),
+            "text_model_s": sum(text),
+        }
 
     def describe(self) -> dict[str, Any]:
         import contenders
@@ -66,6 +99,33 @@ class GGEmbed:
 
     def close(self) -> None:
         self._embedder.close()
+
+
+@contextmanager
+def _stopwatch(owner: type, names: tuple[str, ...]) -> Iterator[list[float]]:
+    """Seconds of each call of some methods of a class."""
+    seconds: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                seconds.append(time.perf_counter() - start)
+
+        return call
+
+    originals = {name: vars(owner)[name] for name in names}
+    for name, original in originals.items():
+        is_method = isinstance(original, classmethod)
+        changed = classmethod(timed(original.__func__)) if is_method else timed(original)
+        setattr(owner, name, changed)
+    try:
+        yield seconds
+    finally:
+        for name, original in originals.items():
+            setattr(owner, name, original)
 
 
 def _ggembed_part(part: Part) -> Any:
@@ -81,7 +141,7 @@ class LlamaServer:
     """llama-server's embeddings over HTTP, one request for all inputs of a call.
 
     It reads JPEG, PNG and WAV itself, video through an ffmpeg in PATH. The pages of a PDF are
-    rendered here, as its client would have to. The limits of an image are those of the model.
+    rendered here, as its client would have to. Images are limited to the model's 1280 rows.
     """
 
     _MARKER = "<__media__>"
@@ -91,7 +151,7 @@ class LlamaServer:
 
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
         self._options = ["-b", "2048", "-ub", "2048", "-c", "8192", "-np", "1", "--no-ui"]
-        self._options += ["--image-min-tokens", "256", "--image-max-tokens", "1280"]
+        self._options += ["--image-max-tokens", "1280"]
         if job["n_threads"]:
             self._options += ["-t", str(job["n_threads"])]
         port = str(llama_server.free_port())
@@ -144,6 +204,9 @@ class LlamaServer:
             prompt += part.get("text", "") + self._MARKER * len(made)
             files += [base64.b64encode(content).decode() for content in made]
         return {"prompt_string": prompt, "multimodal_data": files}
+
+    def parts(self, inputs: list[list[Part]]) -> dict[str, float]:  # noqa: ARG002
+        return {}
 
     def describe(self) -> dict[str, Any]:
         import llama_server
@@ -208,6 +271,8 @@ class _Worker:
         if command == "warm":
             self._contender.encode(self._inputs[:1])
             return {}
+        if command == "parts":
+            return self._contender.parts(self._inputs)
         start = time.perf_counter()
         self._rows = self._contender.encode(self._inputs)
         seconds = time.perf_counter() - start
@@ -218,6 +283,7 @@ class _Worker:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
+    warnings.simplefilter("ignore")  # texts are cut on purpose
     job = json.loads(sys.argv[1])
     contender: MediaContender | None = None
     try:

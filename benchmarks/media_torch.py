@@ -269,6 +269,9 @@ class Transformers:
         ).last_hidden_state
         return rows.split([(n + 1) // 4 for n in lengths])
 
+    def parts(self, inputs: list[list[Part]]) -> dict[str, float]:  # noqa: ARG002
+        return {}
+
     def describe(self) -> dict[str, Any]:
         return {
             "version": f"transformers {transformers.__version__}, torch {torch.__version__}",
