@@ -307,10 +307,9 @@ def _pictures(part: Part) -> list[tuple[str, Any]]:
 
     with av.open(part["path"]) as file:
         stream = file.streams.video[0]
-        decoded = [(float(x.time), x.to_ndarray(format="rgb24")) for x in file.decode(stream)]
-    times, frames = zip(*decoded, strict=True)
-    return [
-        (f"<{np.mean(times[i : i + 2]):.1f} seconds>", np.stack(frames[i : i + 2]))
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+    return [  # the times are those of frames without metadata: 24 per second
+        (f"<{(2 * i + 1) / 48:.1f} seconds>", np.stack(frames[i : i + 2]))
         for i in range(0, len(frames), 2)
     ]
 
