@@ -197,10 +197,11 @@ std::vector<Device> llama_devices();
 std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const Device &device,
                                                const LoadOptions &options);
 
-// What a model and a session would hold, without loading the weights. choose: the session, from the facts that its
-// size depends on: architecture, pooling, attention, has_cache, has_state, n_ctx_train, n_cls_out.
+// What a model, a session, and one of each tower for passes of n_tower_batch rows would hold, without loading the
+// weights. choose: the session, from the facts that its size depends on: architecture, pooling, attention, has_cache,
+// has_state, n_ctx_train, n_cls_out.
 gge_memory estimate_llama_model(const std::string &path, const Device &device, const LoadOptions &options,
-                                const std::function<SessionOptions(const ModelFacts &)> &choose);
+                                int64_t n_tower_batch, const std::function<SessionOptions(const ModelFacts &)> &choose);
 
 // Name of a level of quantisation, i from 0; nullptr when i is out of range.
 const char *llama_quantize_level(int32_t i) noexcept;

@@ -290,6 +290,7 @@ void add_towers(gge_memory &memory, const gge_memory &towers) {
 } // namespace
 
 gge_memory estimate_llama_model(const std::string &path, const Device &device, const LoadOptions &options,
+                                int64_t n_tower_batch,
                                 const std::function<SessionOptions(const ModelFacts &)> &choose) {
     LoadOptions silent = options;
     silent.callbacks = {};
@@ -316,7 +317,8 @@ gge_memory estimate_llama_model(const std::string &path, const Device &device, c
         add_adapter(memory, adapter.path, llama_model_n_layer(opened.model.get()) + 1 - opened.n_gpu_layers,
                     opened.n_gpu_layers);
     }
-    add_towers(memory, estimate_towers(options.mmproj, device, llama_model_n_embd_out(opened.model.get())));
+    add_towers(memory,
+               estimate_towers(options.mmproj, device, llama_model_n_embd_out(opened.model.get()), n_tower_batch));
     return memory;
 }
 

@@ -538,14 +538,15 @@ std::vector<std::unique_ptr<BackendTower>> load_towers(const std::vector<std::st
     return towers;
 }
 
-gge_memory estimate_towers(const std::vector<std::string> &paths, const Device &device, int32_t n_embd) {
+gge_memory estimate_towers(const std::vector<std::string> &paths, const Device &device, int32_t n_embd,
+                           int64_t n_tower_batch) {
     gge_memory memory{};
     const Shield shield;
     ggml_backend_dev_t handle = device_handle(device);
     for (const auto &encoder : read_encoders(paths, n_embd)) {
         encoder->weights().pretend(handle);
         add_weights(*encoder, handle, memory);
-        TowerInput input = encoder->example(default_n_tower_batch);
+        TowerInput input = encoder->example(n_tower_batch);
         const std::vector<float> values(static_cast<size_t>(encoder->n_values(input)));
         input.values = values.data();
         TowerGraph graph;

@@ -9,7 +9,9 @@ namespace gge {
 std::vector<std::unique_ptr<BackendTower>> load_towers(const std::vector<std::string> &paths, const Device &device,
                                                        bool mmap, int32_t n_embd);
 
-// What the towers and a session of each would hold, without loading the weights. Throws Error as load_towers does.
-gge_memory estimate_towers(const std::vector<std::string> &paths, const Device &device, int32_t n_embd);
+// What the towers and a session of each would hold after passes of that many rows, without loading the weights. Throws
+// Error as load_towers does.
+gge_memory estimate_towers(const std::vector<std::string> &paths, const Device &device, int32_t n_embd,
+                           int64_t n_tower_batch);
 
 } // namespace gge

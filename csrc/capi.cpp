@@ -225,7 +225,7 @@ gge_status gge_tokenize_parts(const gge_model *model, const gge_part *parts, con
                               const gge_tokenize_options *opts, gge_tokens **out, gge_error *err) {
     return gge::guard(err, [&] {
         need(out, "out") = nullptr;
-        gge::check_offsets(offsets, n_inputs);
+        gge::check_offsets(offsets, n_inputs, "n_inputs");
         std::vector<gge::InputPart> read;
         if (offsets[n_inputs] > offsets[0]) {
             need(parts, "parts");

@@ -17,6 +17,8 @@ namespace {
 
 // Upstream's default; benchmarks/README.md says how to measure another one.
 constexpr int64_t default_n_ubatch = 512;
+// Rows that a media encoder makes together.
+constexpr int64_t default_n_tower_batch = 2048;
 // Upstream's limit on sequence ids.
 constexpr int64_t max_n_seq = 256;
 // Faults in upstream that a call may meet and go on.
@@ -64,6 +66,10 @@ SessionOptions grown(SessionOptions s, int64_t longest, int64_t n_ctx, bool may_
         }
     }
     return s;
+}
+
+int64_t tower_batch(const EngineOptions &options) {
+    return options.n_tower_batch > 0 ? options.n_tower_batch : default_n_tower_batch;
 }
 
 bool may_split(const ModelFacts &facts, AttentionChoice attention) {
@@ -147,7 +153,7 @@ SessionOptions largest_session(const ModelFacts &facts, const EngineOptions &opt
 
 gge_memory estimate(const std::string &path, const LoadOptions &load, const EngineOptions &options) {
     const DeviceChoice choice = choose_device(llama_devices(), load.device);
-    return estimate_llama_model(path, choice.device, load,
+    return estimate_llama_model(path, choice.device, load, tower_batch(options),
                                 [&](const ModelFacts &facts) { return largest_session(facts, options); });
 }
 
@@ -221,8 +227,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
                      : (may_split_ ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL);
 
     session_ = model_->backend().open(session_options_);
-    media_ = std::make_unique<MediaRows>(*model_, n_threads_,
-                                         options.n_tower_batch > 0 ? options.n_tower_batch : default_n_tower_batch);
+    media_ = std::make_unique<MediaRows>(*model_, n_threads_, tower_batch(options));
     worker_ = std::thread(&Engine::work, this);
 }
 

@@ -19,9 +19,6 @@ enum class FlashAttention { automatic, on, off };
 // How often a long call asks its abort callback.
 constexpr auto abort_interval = std::chrono::milliseconds(50);
 
-// Rows that a media encoder makes together where the engine chooses.
-constexpr int32_t default_n_tower_batch = 2048;
-
 struct Callbacks {
     gge_progress_fn progress = nullptr;
     gge_abort_fn abort = nullptr;

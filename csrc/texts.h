@@ -56,9 +56,9 @@ inline std::string find_fault(std::string_view text, size_t other_bytes) {
 }
 
 // Throws unless offsets are n_items + 1 numbers that start at 0 or later and do not decrease.
-inline void check_offsets(const int64_t *offsets, int64_t n_items) {
+inline void check_offsets(const int64_t *offsets, int64_t n_items, const char *name = "n_texts") {
     if (n_items < 0) {
-        throw Error(GGE_E_INVALID, "n_texts is " + std::to_string(n_items) + ", it must not be negative");
+        throw Error(GGE_E_INVALID, std::string(name) + " is " + std::to_string(n_items) + ", it must not be negative");
     }
     if (offsets == nullptr) {
         throw Error(GGE_E_INVALID, "offsets is NULL");

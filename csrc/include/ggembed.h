@@ -172,7 +172,8 @@ typedef struct gge_model_options {
  * Loads a GGUF file. A split model is named by its first file, "...-00001-of-0000n.gguf".
  * Adapters share the weights of the model; one that is made for another architecture or other shapes is GGE_E_FORMAT,
  * and so is a projector whose rows have another width than the model's, or a second one for the same modality.
- * Statuses: GGE_E_INVALID, _UNSUPPORTED (not an embedding model), _IO, _FORMAT, _MEMORY, _DEVICE, _ABORTED. Any thread.
+ * Statuses: GGE_E_INVALID, _UNSUPPORTED (not an embedding model, or no known projector), _IO, _FORMAT, _MEMORY, _DEVICE,
+ * _ABORTED. Any thread.
  */
 gge_status gge_model_load(const char *path, const gge_model_options *opts, gge_model **out, gge_error *err);
 
@@ -185,7 +186,8 @@ typedef int32_t gge_pooling;
 enum {
     GGE_POOLING_DEFAULT = 0, /* the model's own, see gge_model_info.pooling */
     GGE_POOLING_NONE = 1,    /* no pooling: one row per token */
-    GGE_POOLING_MEAN = 2,
+    GGE_POOLING_MEAN = 2,    /* of an input with images and architecture "qwen2vl": from the first token around one
+                             through the last */
     GGE_POOLING_CLS = 3,
     GGE_POOLING_LAST = 4,
     GGE_POOLING_RANK = 5
@@ -286,8 +288,8 @@ typedef struct gge_media_options {
  *   pixels: [height, row_bytes] bytes, of which the first 3 x width of each row are read; borrowed during the call
  * Both sides are rounded to multiples of patch_size x merge_size within the limits, in double precision with ties to
  * even, and the pixels resized to exactly that with Pillow's bicubic filter, bit for bit; nothing is padded.
- * Statuses: GGE_E_INVALID (no pixels, or one side more than 200 times the other), _UNSUPPORTED (no vision tower),
- * _MEMORY. Any thread.
+ * Statuses: GGE_E_INVALID (no pixels, a side of more than 65 536 or more than 200 times the other, or more than 2^31
+ * bytes once it is resized), _UNSUPPORTED (no vision tower), _MEMORY. Any thread.
  */
 gge_status gge_media_image(const gge_model *model, const uint8_t *pixels, int32_t width, int32_t height,
                            int64_t row_bytes, const gge_media_options *opts, gge_media **out, gge_error *err);
@@ -296,20 +298,23 @@ gge_status gge_media_image(const gge_model *model, const uint8_t *pixels, int32_
  * Begins a video of n_frames frames of one size, which gge_media_add_frame fills. Two frames in succession make one
  * pair, which the encoder sees by itself; an odd last one is paired with itself.
  *   seconds: [n_frames] when each frame is shown, for models whose input names the times; NULL = 24 frames per second
- * Sizes are chosen as for images, for the video as a whole. Statuses: as gge_media_image. Any thread.
+ * Sizes are chosen as for images, for the video as a whole.
+ * Statuses: as gge_media_image; GGE_E_INVALID also for no frames, more than 2^20 of them, or times that decrease, and
+ * GGE_E_UNSUPPORTED for a tower that takes no video ("qwen2.5vl_merger"). Any thread.
  */
 gge_status gge_media_video(const gge_model *model, int32_t n_frames, int32_t width, int32_t height,
                            const double *seconds, const gge_media_options *opts, gge_media **out, gge_error *err);
 
-/* Appends a frame, whose pixels are as in gge_media_image. Statuses: GGE_E_INVALID (more frames than were announced),
- * _MEMORY. */
+/* Appends a frame, whose pixels are as in gge_media_image. A frame that is refused changes nothing. Statuses:
+ * GGE_E_INVALID (no pixels, more frames than were announced, or no video), _MEMORY. */
 gge_status gge_media_add_frame(gge_media *media, const uint8_t *pixels, int64_t row_bytes, gge_error *err);
 
 /*
  * Makes a sound.
  *   samples: [n_samples] of one channel, 16 000 per second; borrowed during the call
  * Samples that are not finite count as 0; if one is beyond -1 to 1, all are divided by the largest magnitude. 25 rows
- * per second. Statuses: GGE_E_INVALID (less than 30 ms), _UNSUPPORTED (no audio tower), _MEMORY. Any thread.
+ * per second. No field of opts is used yet.
+ * Statuses: GGE_E_INVALID (less than 30 ms or more than a day), _UNSUPPORTED (no audio tower), _MEMORY. Any thread.
  */
 gge_status gge_media_audio(const gge_model *model, const float *samples, int64_t n_samples,
                            const gge_media_options *opts, gge_media **out, gge_error *err);
@@ -405,7 +410,7 @@ typedef struct gge_part {
 
 /*
  * Tokenises inputs that may hold media: input i is the parts offsets[i] to offsets[i + 1], in the order in which the
- * model sees them. parts: [offsets[n_inputs]], offsets: [n_inputs + 1].
+ * model sees them. parts: [offsets[n_inputs]], offsets: [n_inputs + 1]; arrays of opts have n_inputs elements.
  * Texts that stand next to each other, the prompt included, are tokenised as one string. Around media come the tokens
  * that the model's vocabulary has for them (<|vision_start|> and the like), before each pair of frames of a video the
  * time, "<0.1 seconds>", if the vocabulary has such tokens. Ids of rows that media fill are -1 in gge_tokens_ids. An
@@ -587,9 +592,10 @@ typedef struct gge_memory {
     int64_t weights_host; /* mapped from the file where mmap is on: shared between processes */
     int64_t cache_device; /* key/value cache, for inputs of n_ctx tokens */
     int64_t cache_host;
-    int64_t compute_device; /* buffers of the graph, for micro-batches of n_ubatch tokens */
+    int64_t compute_device; /* buffers of the graphs, for micro-batches of n_ubatch tokens and passes of media encoders
+                               over n_tower_batch rows */
     int64_t compute_host;
-    int64_t output_host; /* rows and logits that llama.cpp keeps */
+    int64_t output_host; /* rows and logits that llama.cpp and the encoders keep */
 } gge_memory;
 
 /*
