@@ -52,9 +52,14 @@ static void null_is_refused_or_harmless(void) {
     gge_model *model = (gge_model *)&err;
     gge_tokens *tokens = (gge_tokens *)&err;
     gge_engine *engine = (gge_engine *)&err;
+    gge_media *media = (gge_media *)&err;
     gge_model_info info = {0};
+    gge_tower_info tower = {0};
     gge_engine_info engine_info = {0};
     int64_t offsets[1] = {0};
+    int64_t n_frames = -1;
+    int32_t width = -1;
+    tower.struct_size = sizeof(tower);
     info.struct_size = sizeof(info);
     engine_info.struct_size = sizeof(engine_info);
     CHECK(gge_model_load(NULL, NULL, &model, &err) == GGE_E_INVALID && model == NULL);
@@ -66,6 +71,26 @@ static void null_is_refused_or_harmless(void) {
     CHECK(gge_tokenize_pairs(NULL, NULL, offsets, 0, NULL, NULL, &err) == GGE_E_INVALID);
     CHECK(gge_tokenize_pairs(NULL, NULL, offsets, -1, NULL, &tokens, &err) == GGE_E_INVALID);
     CHECK(strstr(err.message, "n_pairs is -1") != NULL);
+    CHECK(gge_media_image(NULL, NULL, 1, 1, 3, NULL, &media, &err) == GGE_E_INVALID && media == NULL);
+    CHECK(gge_media_image(NULL, NULL, 1, 1, 3, NULL, NULL, &err) == GGE_E_INVALID);
+    media = (gge_media *)&err;
+    CHECK(gge_media_video(NULL, 1, 1, 1, NULL, NULL, &media, &err) == GGE_E_INVALID && media == NULL);
+    CHECK(gge_media_video(NULL, 1, 1, 1, NULL, NULL, NULL, &err) == GGE_E_INVALID);
+    media = (gge_media *)&err;
+    CHECK(gge_media_audio(NULL, NULL, 0, NULL, &media, &err) == GGE_E_INVALID && media == NULL);
+    CHECK(gge_media_audio(NULL, NULL, 0, NULL, NULL, &err) == GGE_E_INVALID);
+    CHECK(gge_media_add_frame(NULL, NULL, 0, &err) == GGE_E_INVALID);
+    tokens = (gge_tokens *)&err;
+    CHECK(gge_tokenize_parts(NULL, NULL, offsets, 0, NULL, &tokens, &err) == GGE_E_INVALID && tokens == NULL);
+    CHECK(gge_tokenize_parts(NULL, NULL, offsets, 0, NULL, NULL, &err) == GGE_E_INVALID);
+    CHECK(gge_tokenize_parts(NULL, NULL, NULL, 0, NULL, &tokens, &err) == GGE_E_INVALID);
+    CHECK(gge_tokenize_parts(NULL, NULL, offsets, -1, NULL, &tokens, &err) == GGE_E_INVALID);
+    CHECK(strstr(err.message, "n_inputs is -1") != NULL);
+    CHECK(gge_model_n_towers(NULL) == 0 && gge_model_get_tower(NULL, 0, &tower, &err) == GGE_E_INVALID);
+    CHECK(gge_media_n_rows(NULL) == 0);
+    gge_media_shape(NULL, NULL, NULL, NULL);
+    gge_media_shape(NULL, &width, NULL, &n_frames);
+    CHECK(width == 0 && n_frames == 0);
     CHECK(gge_engine_create(NULL, NULL, &engine, &err) == GGE_E_INVALID && engine == NULL);
     CHECK(gge_engine_get_info(NULL, &engine_info, &err) == GGE_E_INVALID);
     CHECK(gge_encode(NULL, NULL, NULL, NULL, 0, 0, &err) == GGE_E_INVALID);
@@ -73,6 +98,7 @@ static void null_is_refused_or_harmless(void) {
           gge_model_meta_value(NULL, 0) == NULL);
     CHECK(gge_tokens_n_texts(NULL) == 0 && gge_tokens_ids(NULL) == NULL && gge_tokens_offsets(NULL) == NULL);
     gge_model_free(NULL);
+    gge_media_free(NULL);
     gge_tokens_free(NULL);
     gge_engine_close(NULL);
     gge_engine_free(NULL);
@@ -225,6 +251,113 @@ static void bad_texts_are_named(gge_model *model) {
 }
 
 /* GGEMBED_TEST_MODEL has neither adapters nor a classification head. */
+static void models_without_towers_take_no_media(gge_model *model) {
+    const uint8_t pixels[3] = {1, 2, 3};
+    const float samples[480] = {0};
+    gge_media *media = NULL;
+    gge_tower_info tower = {0};
+    gge_engine_options engine_opts = {0};
+    gge_engine *engine = NULL;
+    tower.struct_size = sizeof(tower);
+    CHECK(gge_model_n_towers(model) == 0);
+    CHECK(gge_model_get_tower(model, 0, &tower, &err) == GGE_E_INVALID);
+    CHECK(gge_media_image(model, pixels, 1, 1, 3, NULL, &media, &err) == GGE_E_UNSUPPORTED && media == NULL);
+    CHECK(strstr(err.message, "without a projector for vision") != NULL);
+    CHECK(gge_media_video(model, 1, 1, 1, NULL, NULL, &media, &err) == GGE_E_UNSUPPORTED && media == NULL);
+    CHECK(gge_media_audio(model, samples, 480, NULL, &media, &err) == GGE_E_UNSUPPORTED && media == NULL);
+    CHECK(strstr(err.message, "without a projector for audio") != NULL);
+    engine_opts.struct_size = sizeof(engine_opts);
+    engine_opts.n_tower_batch = -1;
+    CHECK(gge_engine_create(model, &engine_opts, &engine, &err) == GGE_E_INVALID && engine == NULL);
+    CHECK(strstr(err.message, "n_tower_batch is -1") != NULL);
+}
+
+static void projectors_that_are_none_are_named(const char *path, const char *not_gguf) {
+    gge_model_options opts = {0};
+    gge_model *model = (gge_model *)&err;
+    const char *paths[3] = {path, path, path};
+    opts.struct_size = sizeof(opts);
+    opts.device = "cpu";
+    opts.n_mmproj = 1;
+    CHECK(gge_model_load(path, &opts, &model, &err) == GGE_E_INVALID && model == NULL);
+    CHECK(strstr(err.message, "mmproj is NULL at 0 of 1") != NULL);
+    opts.mmproj = paths;
+    CHECK(gge_model_load(path, &opts, &model, &err) == GGE_E_FORMAT &&
+          strstr(err.message, "no projector file") != NULL);
+    paths[0] = not_gguf;
+    CHECK(gge_model_load(path, &opts, &model, &err) == GGE_E_FORMAT);
+    paths[0] = "no/such/file.gguf";
+    CHECK(gge_model_load(path, &opts, &model, &err) == GGE_E_IO && strstr(err.message, paths[0]) != NULL);
+    opts.n_mmproj = 3;
+    CHECK(gge_model_load(path, &opts, &model, &err) == GGE_E_INVALID);
+    CHECK(strstr(err.message, "n_mmproj is 3") != NULL);
+}
+
+static gge_part text_part(gge_part_kind kind, const char *text) {
+    gge_part part = {0};
+    part.kind = kind;
+    part.text = (const uint8_t *)text;
+    part.n_bytes = text == NULL ? 0 : (int64_t)strlen(text);
+    return part;
+}
+
+static int same_tokens(const gge_tokens *a, const gge_tokens *b) {
+    const int64_t n_texts = gge_tokens_n_texts(a);
+    const int64_t *begin = gge_tokens_offsets(a);
+    return gge_tokens_n_texts(b) == n_texts &&
+           memcmp(begin, gge_tokens_offsets(b), (size_t)(n_texts + 1) * sizeof(*begin)) == 0 &&
+           memcmp(gge_tokens_ids(a), gge_tokens_ids(b), (size_t)begin[n_texts] * sizeof(int32_t)) == 0;
+}
+
+/* parts[0] is not looked at: offsets begin at 1 */
+static void parts_of_text_become_what_texts_become(gge_model *model) {
+    const int64_t part_offsets[] = {1, 2, 5};
+    const int64_t beyond[] = {0, 1};
+    gge_part parts[5];
+    gge_tokens *tokens = NULL;
+    gge_tokens *wanted = NULL;
+    gge_tokenize_options opts = {0};
+    int32_t status[1] = {-1};
+    memset(&parts[0], 0xff, sizeof(parts[0]));
+    parts[1] = text_part(GGE_PART_TEXT, "one text");
+    parts[2] = text_part(GGE_PART_TEXT, "and another,");
+    parts[3] = text_part(GGE_PART_TEXT, NULL);
+    parts[4] = text_part(GGE_PART_TEMPLATE, " longer text");
+    CHECK(gge_tokenize_parts(model, parts, part_offsets, 2, NULL, &tokens, &err) == GGE_OK);
+    CHECK(gge_tokenize(model, bytes, (const int64_t[]){0, 8, 32}, 2, NULL, &wanted, &err) == GGE_OK);
+    CHECK(same_tokens(tokens, wanted));
+    gge_tokens_free(tokens);
+    gge_tokens_free(wanted);
+
+    CHECK(gge_tokenize_parts(model, NULL, beyond, 0, NULL, &tokens, &err) == GGE_OK);
+    CHECK(gge_tokens_n_texts(tokens) == 0);
+    gge_tokens_free(tokens);
+    CHECK(gge_tokenize_parts(model, NULL, beyond, 1, NULL, &tokens, &err) == GGE_E_INVALID && tokens == NULL);
+    CHECK(strstr(err.message, "parts is NULL") != NULL);
+    CHECK(gge_tokenize_parts(model, parts, (const int64_t[]){1, 0}, 1, NULL, &tokens, &err) == GGE_E_INVALID);
+
+    parts[0] = text_part(4, "x");
+    CHECK(gge_tokenize_parts(model, parts, beyond, 1, NULL, &tokens, &err) == GGE_E_INVALID);
+    CHECK(strstr(err.message, "part 0 is of kind 4") != NULL);
+    parts[0] = text_part(GGE_PART_MEDIA, NULL);
+    CHECK(gge_tokenize_parts(model, parts, beyond, 1, NULL, &tokens, &err) == GGE_E_INVALID);
+    CHECK(strstr(err.message, "part 0's media is NULL") != NULL);
+    parts[0] = text_part(GGE_PART_TEXT, NULL);
+    parts[0].n_bytes = 1;
+    CHECK(gge_tokenize_parts(model, parts, beyond, 1, NULL, &tokens, &err) == GGE_E_INVALID);
+    CHECK(strstr(err.message, "text is NULL") != NULL);
+    parts[0] = text_part(GGE_PART_TEXT, "x");
+    parts[0].n_bytes = -1;
+    CHECK(gge_tokenize_parts(model, parts, beyond, 1, NULL, &tokens, &err) == GGE_E_INVALID);
+    parts[0] = text_part(GGE_PART_TEMPLATE, "\xff");
+    CHECK(gge_tokenize_parts(model, parts, beyond, 1, NULL, &tokens, &err) == GGE_E_INVALID && err.input_index == 0);
+    opts.struct_size = sizeof(opts);
+    opts.input_status = status;
+    CHECK(gge_tokenize_parts(model, parts, beyond, 1, &opts, &tokens, &err) == GGE_OK);
+    CHECK(status[0] == GGE_E_INVALID && gge_tokens_offsets(tokens)[1] == 0);
+    gge_tokens_free(tokens);
+}
+
 static void adapters_and_heads_that_are_not_there_are_refused(gge_model *model, const char *path) {
     static const int64_t pair[] = {0, 1, 2};
     const char *files[] = {"no/such/adapter.gguf", NULL};
@@ -372,6 +505,9 @@ int main(int argc, char **argv) {
             model_tells_about_itself(model);
             texts_become_rows(model);
             bad_texts_are_named(model);
+            models_without_towers_take_no_media(model);
+            parts_of_text_become_what_texts_become(model);
+            projectors_that_are_none_are_named(path, argv[0]);
             adapters_and_heads_that_are_not_there_are_refused(model, path);
             gge_model_free(model);
             handles_are_freed_in_any_order(path);

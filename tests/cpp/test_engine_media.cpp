@@ -310,6 +310,26 @@ TEST(an_engine_can_be_closed_while_an_encoder_runs) {
     other.join();
 }
 
+TEST(engines_share_towers_and_media) {
+    Setup s;
+    Engine other(s.model, small());
+    const Tokens t = s.tokens({{medium(s.image(3, 3, 1)), text("ab")}, {medium(fake::sound(*s.model, 16 * 160))}});
+    const std::vector<float> wanted = s.encode(t);
+    std::vector<std::thread> threads;
+    for (Engine *engine : {s.engine.get(), &other, s.engine.get(), &other}) {
+        threads.emplace_back([&, engine] {
+            for (int i = 0; i < 20; ++i) {
+                std::vector<float> out(wanted.size());
+                engine->encode(t, raw(), {out.data(), static_cast<int64_t>(t.ids.size()), 4});
+                CHECK(out == wanted);
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+}
+
 TEST(long_inputs_are_named) {
     EngineOptions options = small();
     options.n_ctx = 16;
