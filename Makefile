@@ -36,14 +36,18 @@ asan tsan tidy:
 # New inputs go to build/fuzz/found, those that break something to build/fuzz/TARGET-crash-*. A failed load leaks inside
 # upstream, and what a damaged file asks for may be refused, so two of libFuzzer's checks are off for model_load.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= texts limits encode model_load
+FUZZ_TARGETS ?= texts limits encode media model_load
+FUZZ_OMNI = build/fuzz/omni/demo-omni-small
 FUZZ_FLAGS_model_load = -detect_leaks=0 -malloc_limit_mb=2000000 -max_len=65536
 fuzz:
 	cmake --preset fuzz
 	cmake --build --preset fuzz
 	$(PYTHON) tests/parity/make_tiny_models.py build/fuzz/models bert-mean qwen3-last llama-last t5encoder-mean
+	$(PYTHON) -c "from ggembed import demo_omni as d; d.write_models('$(dir $(FUZZ_OMNI))', min_pixels=4096, max_pixels=16384)"
 	$(foreach t,$(FUZZ_TARGETS),mkdir -p build/fuzz/found/$t && \
-	GGEMBED_TEST_MODEL=$$(echo build/fuzz/models/*.gguf | tr ' ' :) build/fuzz/fuzz/fuzz_$t -max_total_time=$(FUZZ_SECONDS) \
+	GGEMBED_TEST_MODEL=$$(echo build/fuzz/models/*.gguf | tr ' ' :) \
+	GGEMBED_TEST_OMNI=$(FUZZ_OMNI)-F16.gguf:$(FUZZ_OMNI)-vision-mmproj-F16.gguf:$(FUZZ_OMNI)-audio-mmproj-F16.gguf \
+	build/fuzz/fuzz/fuzz_$t -max_total_time=$(FUZZ_SECONDS) \
 	  -timeout=30 -artifact_prefix=build/fuzz/$t- $(FUZZ_FLAGS_$t) build/fuzz/found/$t tests/fuzz/corpus/$t && ) true
 
 wheel:

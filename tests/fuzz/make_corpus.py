@@ -171,6 +171,86 @@ def encode_seeds() -> dict[str, bytes]:
     }
 
 
+# Flags of fuzz_media.c, and kinds of parts.
+M_COLLECT, M_PROMPT, M_LIMIT, M_SMALL_PASSES = (1 << i for i in range(4))
+TEXT, TEMPLATE, MEDIUM = 1, 2, 3
+
+
+def image(
+    width: int, height: int, *, pad: int = 0, limits: tuple[int, int] = (0, 0), wide: bool = False
+) -> bytes:
+    """One of fuzz_media.c; wide: the sides as 32 bits."""
+    sides = (width, height)
+    size = b"".join(struct.pack("<Bi", 0xF0, n) for n in sides) if wide else bytes(sides)
+    return bytes([0]) + size + bytes([1 + pad, *limits])
+
+
+def video(width: int, height: int, times: list[int], *, missing: int = 0) -> bytes:
+    """Times in 16ths of a second; missing: frames that are not given."""
+    head = bytes([1, width, height, len(times), 1 + missing, 1])
+    return head + struct.pack(f"<{len(times)}H", *times)
+
+
+def sound(n: int, values: tuple[float, ...] = (0.0, 0.5, 0.0, -0.5)) -> bytes:
+    """Of n x 32 samples."""
+    return bytes([2, n]) + struct.pack("<4f", *values)
+
+
+def media(
+    flags: int, made: list[bytes], inputs: list[list[tuple[int, bytes | int]]], limit: int = 0
+) -> bytes:
+    """One input of fuzz_media.c; a part is its kind and its text, or the number of a medium."""
+    body = bytes([flags, len(made)]) + b"".join(made)
+    body += bytes([limit]) if flags & M_LIMIT else b""
+    body += bytes([len(inputs)])
+    for parts in inputs:
+        body += bytes([len(parts)])
+        for kind, what in parts:
+            body += bytes([kind])
+            body += bytes([what]) if isinstance(what, int) else bytes([len(what)]) + what
+    return body
+
+
+def media_seeds() -> dict[str, bytes]:
+    all_three = [image(70, 40), video(33, 64, [0, 1, 5]), sound(90)]
+    mixed = [
+        [(TEXT, b"a text"), (MEDIUM, 0), (TEMPLATE, b"<|im_end|>")],
+        [(MEDIUM, 2), (MEDIUM, 1)],
+        [(TEXT, b"no media")],
+    ]
+    alone = [[(MEDIUM, 0)]]
+    nan, inf = float("nan"), float("inf")
+    return {
+        "mixed": media(M_PROMPT, all_three, mixed),
+        "small-passes": media(M_SMALL_PASSES, all_three, mixed),
+        "the-same-image-often": media(0, [image(64, 64)], [[(MEDIUM, 0)] * 4] * 3),
+        "padded-rows": media(0, [image(64, 33, pad=2)], alone),
+        "rows-too-short": media(0, [image(64, 33, pad=-1)], alone),
+        "one-pixel": media(0, [image(1, 1)], alone),
+        "no-pixels": media(0, [image(0, 5)], alone),
+        "a-line": media(0, [image(1, 99)], alone),
+        "side-of-any-number": media(0, [image(2**31 - 1, -(2**31), wide=True)], alone),
+        "huge-side": media(0, [image(65537, 65537, wide=True)], alone),
+        "limits": media(0, [image(90, 50, limits=(2, 100)), image(90, 50, limits=(9, 3))], alone),
+        "video-lacks-frames": media(0, [video(32, 32, [0, 1], missing=1)], alone),
+        "video-has-too-many": media(0, [video(32, 32, [0, 1, 2], missing=-1)], alone),
+        "times-decrease": media(0, [video(32, 32, [9, 1])], alone),
+        "times-are-no-numbers": media(0, [video(32, 32, [0, 0xFFFF])], alone),
+        "shortest-sound": media(0, [sound(15), sound(14)], [[(MEDIUM, 0)], [(TEXT, b"x")]]),
+        "samples-not-finite": media(0, [sound(200, (nan, inf, -inf, 3e38))], alone),
+        "no-medium": media(0, [], [[(TEXT, b"x"), (MEDIUM, 0)]]),
+        "kind-of-any-number": media(0, [image(8, 8)], [[(0, b"x")]]),
+        "not-utf8": media(0, [image(8, 8)], [[(TEXT, b"\xff"), (MEDIUM, 0)]]),
+        "not-utf8-collected": media(
+            M_COLLECT, [image(8, 8)], [[(TEMPLATE, b"\xe2\x82"), (MEDIUM, 0)], [(MEDIUM, 0)]]
+        ),
+        "too-long": media(M_LIMIT, all_three, mixed, limit=7),
+        "too-long-collected": media(M_LIMIT | M_COLLECT, all_three, mixed, limit=7),
+        "no-inputs": media(0, [], []),
+        "no-parts": media(0, [], [[], []]),
+    }
+
+
 def shrink(name: str, n_normal: int) -> make_tiny_models.TinyModel:
     """A tiny model made tinier: one layer, few positions, `n_normal` tokens and special ones."""
     model = make_tiny_models.build(name)
@@ -235,6 +315,7 @@ def main() -> None:
             "texts": text_seeds(),
             "limits": limit_seeds(),
             "encode": encode_seeds(),
+            "media": media_seeds(),
             "model_load": model_seeds(Path(scratch)),
         }
     for target, seeds in all_seeds.items():
