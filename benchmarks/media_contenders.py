@@ -185,7 +185,7 @@ class LlamaServer:
         head = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self._url}/v1/embeddings", body, head)
         try:
-            with urllib.request.urlopen(request) as response:
+            with urllib.request.urlopen(request, timeout=1800) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             raise RuntimeError(
@@ -226,7 +226,11 @@ class LlamaServer:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:  # it waits for an ffmpeg that waits for it
+            self._process.kill()
+            self._process.wait()
 
 
 def _file_bytes(part: Part) -> list[bytes]:
