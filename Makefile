@@ -1,9 +1,10 @@
 # One verb each; every recipe prints the command it runs. PYTHON is an environment with `pip install '.[dev,test,demo]'`.
 PYTHON ?= python3
+TORCH ?= $(PYTHON)
 export PATH := $(dir $(realpath $(shell command -v $(PYTHON)))):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: build test test-parity bench lint format asan tsan tidy fuzz wheel sdist vendor clean
+.PHONY: build test test-parity bench bench-media lint format asan tsan tidy fuzz wheel sdist vendor clean
 
 build:        # editable install; also rebuilds the library
 	SKBUILD_CMAKE_DEFINE=GGEMBED_BUILD_TESTS=ON $(PYTHON) -m pip install --no-build-isolation --no-deps -e .
@@ -16,6 +17,9 @@ test-parity: build
 
 bench: build
 	$(PYTHON) benchmarks/bench.py
+
+bench-media: build   # TORCH is a Python with torch and transformers, which are left out without one
+	$(PYTHON) benchmarks/bench_media.py --quick --torch $(TORCH)
 
 lint:
 	ruff check .
