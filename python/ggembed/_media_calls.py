@@ -29,6 +29,7 @@ from .errors import (
     moved,
 )
 from .media import Audio, MediaLimits, Medium, Video, parts_of, prepare
+from .media._sources import checkpoint
 from .profiles import MediaRules
 from .results import Encoded, TokenRows
 from .stream import WAKE_S
@@ -392,7 +393,12 @@ class _Reader:
             self._changed.notify_all()
         return found
 
+    def _go_on(self) -> None:
+        if self._closed:
+            raise AbortedError("the call has ended")
+
     def _work(self) -> None:
+        checkpoint.set(self._go_on)
         while (i := self._begin()) is not None:
             found: list[_native.Media] | Exception
             try:

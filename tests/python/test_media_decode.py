@@ -14,7 +14,18 @@ import media_files
 import numpy as np
 import pytest
 from ggembed import _native, errors
-from ggembed.media import Audio, Image, MediaLimits, Pdf, Video, _prepare, _svg, prepare
+from ggembed.media import (
+    Audio,
+    Image,
+    MediaLimits,
+    Pdf,
+    Video,
+    _av,
+    _prepare,
+    _sources,
+    _svg,
+    prepare,
+)
 from PIL import Image as PilImage
 
 MediaError = errors.MediaError
@@ -654,6 +665,31 @@ def test_what_is_no_medium_is_an_error_that_names_the_input(medium, tmp_path, ca
             prepare(medium(source), None)
         assert "\n" not in str(caught.value)
         assert caught.value.input_index is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_with_much_junk_in_it_is_an_error_soon(monkeypatch, capfd):
+    monkeypatch.setattr(_av, "_MAX_STEPS", 10_000)
+    data = media_files.make_audio("wav", 0.5)
+    assert decoded(Audio(data + bytes(1000))).shape == (8000,)
+    with pytest.raises(MediaError, match="is damaged: too much in it"):
+        decoded(Audio(data + bytes(1 << 20)))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["mp4", "flac", "pdf", "frames"])
+def test_decoding_ends_when_it_is_told_to(kind, capfd):
+    medium = Video(media_files.frames(4)) if kind == "frames" else FILES[kind][0](FILES[kind][1]())
+
+    def end():
+        raise errors.AbortedError("enough")
+
+    token = _sources.checkpoint.set(end)
+    try:
+        with pytest.raises(errors.AbortedError, match="enough"):
+            prepare(medium, None)
+    finally:
+        _sources.checkpoint.reset(token)
     assert capfd.readouterr() == ("", "")
 
 

@@ -32,6 +32,7 @@ from ggembed import (
     _media_calls,
     demo_omni,
 )
+from ggembed.media import _av
 
 DIM = 64
 
@@ -635,6 +636,19 @@ def test_a_call_that_waits_for_media_can_be_ended(small, monkeypatch, end, error
                 assert np.isnan(encoded.rows[list(encoded.errors)]).all()
             monkeypatch.setattr(_media_calls, "prepare", plain)
     assert media_threads() == []
+
+
+def test_decoding_ends_with_its_call(small, monkeypatch, media_threads, capfd):
+    monkeypatch.setattr(_av, "_MAX_STEPS", 1 << 60)
+    endless = Audio(media_files.make_audio("wav", 0.5) + bytes(1 << 25))
+    with opened(small) as embedder:
+        threading.Timer(0.3, embedder.abort).start()
+        started = time.monotonic()
+        with pytest.raises(AbortedError):
+            embedder.encode([endless, "a text"])
+        assert time.monotonic() - started < 10
+    assert media_threads() == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_many_threads_may_encode_media_at_once(omni):

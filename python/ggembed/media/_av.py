@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MediaError
+from ..errors import EmbedError, MediaError
 from . import _sources, _truncation
 from ._limits import MediaLimits
 from ._sound import Mono, Samples, mono_of
@@ -21,33 +21,77 @@ _CONTAINERS = "mov,avi,matroska,flv,asf,ogg,wav,mp3,flac"
 _NAMES = "MP4, MOV, M4A, AVI, Matroska, WebM, FLV, WMV, Ogg, Opus, WAV, MP3, FLAC"
 
 
-class _Stream:
-    """A file for PyAV, which would print exceptions of a seek to nowhere."""
+# Reads and seeks that a container may take to come to its next packet. FFmpeg goes through junk in
+# steps of eight bytes, at three seeks each.
+_MAX_STEPS = 1 << 20
 
-    def __init__(self, file: BinaryIO) -> None:
+
+class _Stream:
+    """A file for PyAV, which would print exceptions of a seek to nowhere, or second ones of a read.
+
+    So it keeps them, and looks to PyAV as if the file ended.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.name = name
+        self.tell = file.tell
         self._file = file
-        self.read, self.tell = file.read, file.tell
+        self._n_steps = 0
+        self._error: EmbedError | None = None
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        if self._error is None:
+            try:
+                self._step()
+            except EmbedError as err:
+                self._error = err
+        return b"" if self._error else self._file.read(n_bytes)
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        self._n_steps += 1
         try:
             return self._file.seek(offset, whence)
         except (OSError, ValueError):
             return -1
 
+    def _step(self) -> None:
+        _sources.checkpoint.get()()
+        self._n_steps += 1
+        if self._n_steps > _MAX_STEPS:
+            raise MediaError(f"{self.name} is damaged: too much in it is no sound and no frame")
+
+    def check(self) -> None:
+        """Raises what reading has raised."""
+        if self._error is not None:
+            raise self._error
+
+    def on_packet(self) -> None:
+        """Begins to count anew, since a packet was found."""
+        _sources.checkpoint.get()()
+        self._n_steps = 0
+
 
 @contextmanager
-def _opened(file: _sources.File, limits: MediaLimits, name: str) -> Iterator[Any]:
-    """A container of PyAV."""
+def _opened(file: _sources.File, limits: MediaLimits, name: str) -> Iterator[tuple[Any, _Stream]]:
+    """A container of PyAV, and what it reads from."""
     av = _sources.decoder("av", "av", name)
     with _sources.opened(file, limits, name) as stream, _sources.decoding(name):
         _truncation.check(stream, stream.seek(0, 2), name)
+        source = _Stream(stream, name)
         try:
-            options = {"format_whitelist": _CONTAINERS}
-            container = av.open(_Stream(stream), container_options=options)
-        except av.error.InvalidDataError as err:
-            raise MediaError(f"{name} is damaged or in no known container ({_NAMES})") from err
-        with container:
-            yield container
+            with _container(av, source) as container:
+                yield container, source
+        except Exception:
+            source.check()
+            raise
+        source.check()
+
+
+def _container(av: Any, source: _Stream) -> Any:
+    try:
+        return av.open(source, container_options={"format_whitelist": _CONTAINERS})
+    except (av.error.InvalidDataError, av.error.ArgumentError) as err:
+        raise MediaError(f"{source.name} is damaged or in no known container ({_NAMES})") from err
 
 
 class VideoFile:
@@ -57,11 +101,11 @@ class VideoFile:
         self._file, self._limits, self._name = file, limits, name
         self.size = (0, 0)  # width and height
         self.n_frames = 0  # exact after frames or times were read to their end
-        with _opened(file, limits, name) as container:
+        with _opened(file, limits, name) as (container, source):
             stream = self._stream(container)
             self.size = (stream.codec_context.width, stream.codec_context.height)
             limits._check_pixels(self.size, name)
-            for packet in container.demux(stream):
+            for packet in _packets(container, stream, source):
                 self.n_frames += packet.size > 0
                 limits._check_frames(self.n_frames, name)
 
@@ -78,8 +122,8 @@ class VideoFile:
     def _decoded(self) -> Iterator[Any]:
         """All frames of PyAV in the order in which they are shown."""
         n_frames = 0
-        with _opened(self._file, self._limits, self._name) as container:
-            for frame in _frames(container, self._stream(container), self._name):
+        with _opened(self._file, self._limits, self._name) as (container, source):
+            for frame in _frames(container, self._stream(container), source):
                 n_frames += 1
                 self._limits._check_frames(n_frames, self._name)
                 yield frame
@@ -114,13 +158,13 @@ def decode_audio(
 ) -> Samples | None:
     """The first sound track at 16 000 samples per second: (n_samples,). None if there is none."""
     mono, n_decoded = Mono(limits, name, max_seconds), 0
-    with _opened(file, limits, name) as container:
+    with _opened(file, limits, name) as (container, source):
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise MediaError(f"{name} has a sound track of an unknown kind")
-        for frame in _frames(container, stream, name):
+        for frame in _frames(container, stream, source):
             n_decoded += frame.samples
             array = frame.to_ndarray()
             if not frame.format.is_planar:
@@ -140,15 +184,21 @@ def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
-def _frames(container: Any, stream: Any, name: str) -> Iterator[Any]:
+def _packets(container: Any, stream: Any, source: _Stream) -> Iterator[Any]:
+    for packet in container.demux(stream):
+        source.on_packet()
+        yield packet
+
+
+def _frames(container: Any, stream: Any, source: _Stream) -> Iterator[Any]:
     """What a stream decodes to.
 
     MP3 files often have something else around the sound, which FFmpeg takes for packets that
     cannot be decoded; anywhere else such a packet is an error.
     """
     lenient = container.format.name == "mp3"
-    n_frames, error = 0, None
-    for packet in container.demux(stream):
+    n_frames, error, name = 0, None, source.name
+    for packet in _packets(container, stream, source):
         if packet.is_corrupt:
             raise MediaError(f"{name} is damaged or cut off after {n_frames} frames")
         try:

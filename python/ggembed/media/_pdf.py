@@ -40,6 +40,7 @@ def decode_pdf(
     try:
         indices = _chosen(n_pages, pages, limits, name)
         for i in indices:
+            _sources.checkpoint.get()()
             with _pdfium, _sources.decoding(f"{name}, page {i}"):
                 pixels = _render(document, i, dpi, limits, f"{name}, page {i}")
             yield pixels

@@ -165,6 +165,7 @@ def _frames_given(medium: Video, model: _native.Model, limits: MediaLimits) -> _
     limits._check_frames(len(source), name)
 
     def frame(i: int) -> _images.Pixels:
+        _sources.checkpoint.get()()
         item = source[i]
         if not isinstance(item, np.ndarray) and not _sources.is_pil_image(item):
             raise MediaError(

@@ -10,8 +10,9 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
@@ -22,6 +23,9 @@ from ..errors import EmbedError, MediaError, MissingDecoderError, OutOfMemoryErr
 from ._limits import MediaLimits
 
 File = Path | bytes
+
+# What is called now and then while a file is decoded; it raises to end that.
+checkpoint: ContextVar[Callable[[], None]] = ContextVar("checkpoint", default=lambda: None)
 
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "image": (
