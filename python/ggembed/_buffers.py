@@ -65,7 +65,9 @@ def as_list(texts: object) -> tuple[list[Any], bool]:
         raise NotTextsError(message, [texts], single=True)
     shape = getattr(texts, "shape", None)  # numpy arrays, pandas and polars columns and frames
     if isinstance(shape, tuple) and len(shape) != 1:
-        raise ValueError(f"texts must be one-dimensional, got shape {shape}")
+        raise ValueError(
+            f"texts must be one-dimensional, got shape {shape}; pixels go into Image(...)"
+        )
     # pyarrow's elements are scalar objects until they are converted, and numpy's object arrays,
     # pandas and polars convert faster as a whole.
     for method in ("to_pylist", "tolist", "to_list"):

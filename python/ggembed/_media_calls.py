@@ -79,10 +79,17 @@ def n_chars(item: Any) -> int:
 
     A chunk of a stream gets 512 files, or 64 MB of media that are in memory.
     """
+    try:
+        return _n_chars(item)
+    except RecursionError:  # parts_of will say so
+        return 0
+
+
+def _n_chars(item: Any) -> int:
     if isinstance(item, str):
         return len(item)
     if isinstance(item, (list, tuple)):
-        return sum(map(n_chars, item))
+        return sum(map(_n_chars, item))
     return 2048 + _n_held(getattr(item, "source", item)) // 64
 
 
@@ -99,7 +106,10 @@ def _n_held(value: Any) -> int:
 
 def _holds_media(item: object) -> bool:
     if isinstance(item, (list, tuple)):
-        return any(map(_holds_media, item))
+        try:
+            return any(map(_holds_media, item))
+        except RecursionError:  # parts_of will say so
+            return True
     return isinstance(item, (Medium, Mapping, os.PathLike))
 
 

@@ -382,7 +382,8 @@ def test_times_are_the_default_a_rate_or_those_of_the_file():
     assert seconds_of(Video(data, fps=2, max_frames=2)) == [0, 2.5]
     assert seconds_of(Video(data, fps="source")) == [0, 0.125, 0.625, 0.75, 2.5, 2.625]
     assert seconds_of(Video(data, fps="source", max_frames=3)) == [0, 0.625, 2.625]
-    assert seconds_of(Video(media_files.frames(3), fps=4)) == [0, 0.25, 0.5]
+    for fps in (4, np.float32(4), np.int64(4)):
+        assert seconds_of(Video(media_files.frames(3), fps=fps)) == [0, 0.25, 0.5]
 
 
 def test_the_sound_track_comes_before_the_video():
@@ -508,6 +509,12 @@ def test_samples_that_are_not_finite_do_not_spread():
     assert np.isfinite(decoded(Audio((wave, 44_100)))).all()
 
 
+def test_a_rate_may_be_of_any_numeric_type():
+    wave = media_files.tone(0.5, 16000)[:, 0]
+    for rate in (16000.0, np.float32(16000), np.int32(16000), np.array(16000)):
+        assert (decoded(Audio((wave, rate))) == wave).all()
+
+
 def test_the_beginning_of_a_sound_is_kept_on_demand():
     data = media_files.make_audio("wav", 2.0)
     whole = decoded(Audio(data))
@@ -527,8 +534,11 @@ def test_the_beginning_of_a_sound_is_kept_on_demand():
         ((np.zeros(9), 3), "3 samples per second, ggembed reads 1000 to 768000"),
         ((np.zeros(9), 0), "0 samples per second, ggembed reads 1000 to 768000"),
         ((np.zeros(9), 16000.5), "whole number, got 16000.5"),
-        ((np.zeros(9), np.nan), "whole number, got nan"),
-        ((np.zeros(9), "16000"), "whole number, got '16000'"),
+        ((np.zeros(9), 0), "has 0 samples per second"),
+        ((np.zeros(9), np.inf), "has inf samples per second"),
+        ((np.zeros(9), np.nan), "has nan samples per second"),
+        ((np.zeros(9), None), "the rate must be a number, got None"),
+        ((np.zeros(9), "16000"), "the rate must be a number, got '16000'"),
         ((np.zeros(9, complex), 16000), "floating point, int16, int32 or uint8, got complex128"),
         (([0.0, 1.0], 16000), "a tuple of an array and its rate"),
     ],
@@ -660,6 +670,7 @@ def test_what_is_no_medium_is_an_error_that_names_the_input(medium, tmp_path, ca
         (tmp_path / "none.png", "none.png' cannot be read: No such file"),
         (tmp_path, "is a folder"),
         ("a\0b", "cannot be read"),
+        ("A" * 5000, "AAA' cannot be read: File name too long"),
     ):
         with pytest.raises(MediaError, match=message) as caught:
             prepare(medium(source), None)
@@ -754,7 +765,11 @@ def test_a_jpeg_that_asks_for_thousands_of_passes_is_refused():
         decoded(bomb, max_image_pixels=1600)
 
 
-def test_limits_must_be_positive_and_finite():
+def test_limits_are_positive_numbers():
+    with pytest.raises(TypeError, match="max_bytes must be an int"):
+        MediaLimits(max_bytes=0.5)
+    with pytest.raises(TypeError, match="max_audio_seconds must be a number, got '9'"):
+        MediaLimits(max_audio_seconds="9")
     with pytest.raises(errors.InvalidInputError, match="max_pdf_pages must be positive, got 0"):
         MediaLimits(max_pdf_pages=0)
     with pytest.raises(TypeError, match="max_image_pixels must be an int, got float"):

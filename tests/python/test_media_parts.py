@@ -6,6 +6,7 @@ import base64
 import doctest
 import importlib
 import io
+import math
 from pathlib import Path
 
 import media_files
@@ -183,9 +184,34 @@ def test_other_types_are_a_type_error(value):
         parts_of(value)
 
 
-def test_text_that_is_no_str_is_a_type_error():
-    with pytest.raises(TypeError, match="text must be a str, got int"):
-        parts_of({"type": "text", "text": 7})
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"type": "text", "text": 7}, "text must be a str, got int"),
+        ({"type": "image_url", "image_url": {"url": None}}, "source of Image .* got NoneType"),
+        ({"type": "input_audio", "input_audio": ["AAAA"]}, "source of Audio .* got list"),
+        ({"content": None}, "an input must be .* got NoneType"),
+        ({"type": ["text"]}, r"\"type\" of a content part must be a str, got \['text'\]"),
+    ],
+)
+def test_wrong_types_in_content_parts_are_errors_of_the_input(value, message):
+    with pytest.raises(InvalidInputError, match=message):
+        parts_of(value)
+
+
+def test_an_input_that_holds_itself_is_an_error():
+    loop: list[object] = []
+    loop.append(loop)
+    message = {"content": loop}
+    loop.append(message)
+    for value in (loop, message):
+        with pytest.raises(InvalidInputError, match="nested too deeply, or part of itself"):
+            parts_of(value)
+
+
+def test_content_parts_may_hold_media_objects():
+    image = Image(PNG)
+    assert parts_of([{"image": image}, {"type": "image", "value": image}]) == [image, image]
 
 
 @pytest.mark.parametrize(
@@ -205,14 +231,17 @@ def test_text_that_is_no_str_is_a_type_error():
         (lambda: Pdf("a.pdf", pages=[0.5]), TypeError, "integer"),
         (lambda: Audio("a.wav", max_seconds=0), InvalidInputError, "max_seconds must be positive"),
         (lambda: Image("a.png", max_pixels=-5), InvalidInputError, "max_pixels must be positive"),
-        (lambda: Image("a.png", max_pixels=1e6), TypeError, "max_pixels must be an int, got float"),
-        (lambda: Video("a.mp4", max_frames=2.5), TypeError, "max_frames must be an int, got float"),
-        (lambda: Video("a.mp4", fps=np.inf), InvalidInputError, "fps must be finite, got inf"),
-        (
-            lambda: Audio("a.wav", max_seconds=np.nan),
-            InvalidInputError,
-            "must be positive, got nan",
-        ),
+        (lambda: Image("a.png", min_pixels=1 << 63), InvalidInputError, "at most 9.22337e"),
+        (lambda: Image("a.png", max_pixels=0.5), TypeError, "max_pixels must be an int, got 0.5"),
+        (lambda: Image(""), MediaError, "image: the path is empty"),
+        (lambda: Audio("a.wav", max_seconds="9"), TypeError, "must be a number, got '9'"),
+        (lambda: Audio("a.wav", max_seconds=math.inf), InvalidInputError, "at most 1.79.* got inf"),
+        (lambda: Video("a.mp4", fps=math.nan), InvalidInputError, "fps must be positive, got nan"),
+        (lambda: Video("a.mp4", max_frames=None), TypeError, "max_frames must be an int, got None"),
+        (lambda: Pdf("a.pdf", dpi=10**400), InvalidInputError, "dpi must be at most 1.79"),
+        (lambda: Pdf("a.pdf", dpi=None), TypeError, "dpi must be a number, got None"),
+        (lambda: Pdf("a.pdf", password=b"a"), TypeError, "password must be a str, got bytes"),
+        (lambda: Pdf("a.pdf", pages=slice("a")), TypeError, "slice indices"),
     ],
 )
 def test_arguments_that_make_no_sense_are_an_error(make, error, message):
@@ -225,6 +254,14 @@ def test_a_medium_says_what_it_is():
     assert str(Audio((np.zeros((9, 2)), 8000))) == "audio of shape (9, 2)"
     assert str(Pdf(b"1234")) == "PDF of 4 bytes"
     assert str(Video([PilImage.new("L", (2, 2))])) == "video from list"
+    assert str(Image(PilImage.new("L", (3, 2)))) == "image of 3 x 2 pixels"
+
+
+def test_a_string_that_is_no_path_is_not_shown_whole():
+    assert len(str(Image("A" * 100_000))) < 250
+    with pytest.raises(MediaError, match=r"AAA\.\.\.AAA") as caught:
+        parts_of(Path("A" * 100_000))
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("module", ["_inputs", "_parts"])

@@ -262,8 +262,14 @@ def test_what_is_no_input_is_named_with_its_place(omni, wrong):
 def test_unknown_content_parts_are_errors_of_their_input(omni):
     with pytest.raises(InvalidInputError, match="input 1: unknown content part"):
         omni.encode(["a", {"typo": "text"}])
-    encoded = omni.encode(["a", {"typo": "text"}, []], on_error="collect")
-    assert list(encoded.errors) == [1, 2]
+    loop = [picture()]
+    loop.append(loop)
+    wrong = [{"typo": "text"}, [], {"type": "image_url", "image_url": None}, loop]
+    encoded = omni.encode(["a", *wrong], on_error="collect")
+    assert list(encoded.errors) == [1, 2, 3, 4]
+    assert len(list(omni.encode_iter(["a", picture()]))) == 2
+    with pytest.raises(InvalidInputError, match="input 1: an input is nested too deeply"):
+        list(omni.encode_iter(["a", loop]))
 
 
 def test_lists_are_no_inputs_of_a_model_for_texts(qwen):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InvalidInputError
 from . import _sources
-from ._limits import check_positive
+from ._numbers import check_count, check_quantity
 
 
 class Medium:
@@ -42,11 +42,10 @@ class Medium:
                 f"data URI{other}, got {type(self.source).__name__}"
             )
 
-    def _check_positive(self, *names: str, whole: bool) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None:
-                check_positive(name, value, whole=whole)
+    def _check_pixels(self) -> None:
+        for name in ("min_pixels", "max_pixels"):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,7 +84,7 @@ class Image(Medium):
     def __post_init__(self) -> None:
         if not _sources.is_pil_image(self.source):
             self._set_source(", a PIL image or an array", np.ndarray)
-        self._check_positive("min_pixels", "max_pixels", whole=True)
+        self._check_pixels()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,7 +117,8 @@ class Audio(Medium):
 
     def __post_init__(self) -> None:
         self._set_source(" or a tuple (samples, rate)", tuple)
-        self._check_positive("max_seconds", whole=False)
+        if self.max_seconds is not None:
+            check_quantity("max_seconds", self.max_seconds)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,11 +170,12 @@ class Video(Medium):
                 raise InvalidInputError(f'fps must be a number, "source" or None, got {self.fps!r}')
             if not isinstance(self.source, _sources.File):
                 raise InvalidInputError('fps="source" needs a file, which says its times')
-        else:
-            self._check_positive("fps", whole=False)
+        elif self.fps is not None:
+            check_quantity("fps", self.fps)
         if self.audio and not isinstance(self.source, _sources.File):
             raise InvalidInputError("audio=True needs a file, frames have no sound track")
-        self._check_positive("max_frames", "min_pixels", "max_pixels", whole=True)
+        check_count("max_frames", self.max_frames)
+        self._check_pixels()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -204,9 +205,13 @@ class Pdf(Medium):
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pages is not None and not isinstance(self.pages, slice):
+        if isinstance(self.pages, slice):
+            self.pages.indices(0)  # raises if it is none of int
+        elif self.pages is not None:
             pages = self.pages if isinstance(self.pages, Iterable) else [self.pages]
             object.__setattr__(self, "pages", tuple(map(operator.index, pages)))
+        if not isinstance(self.password, (str, type(None))):
+            raise TypeError(f"password must be a str, got {type(self.password).__name__}")
         self._set_source("")
-        self._check_positive("dpi", whole=False)
-        self._check_positive("min_pixels", "max_pixels", whole=True)
+        check_quantity("dpi", self.dpi)
+        self._check_pixels()

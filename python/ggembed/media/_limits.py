@@ -6,7 +6,8 @@ import math
 import operator
 from dataclasses import dataclass, fields
 
-from ..errors import InvalidInputError, MediaError
+from ..errors import MediaError
+from ._numbers import check_count, check_quantity
 
 
 def check_positive(name: str, value: float, *, whole: bool) -> None:
@@ -57,8 +58,8 @@ class MediaLimits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            whole = isinstance(field.default, int)
-            check_positive(field.name, getattr(self, field.name), whole=whole)
+            check = check_quantity if field.name.endswith("_seconds") else check_count
+            check(field.name, getattr(self, field.name))
 
     def _check_bytes(self, n_bytes: int, name: str) -> None:
         if n_bytes > self.max_bytes:

@@ -71,7 +71,7 @@ def parts_of(value: object, *, auto: bool = False) -> list[Part]:
     try:
         parts = _parts(value, auto)
     except RecursionError:
-        raise InvalidInputError("the lists and content parts of an input are too deep") from None
+        raise InvalidInputError("an input is nested too deeply, or part of itself") from None
     if not parts:
         raise InvalidInputError("an input needs at least one part, got an empty list")
     return parts
@@ -118,8 +118,8 @@ def _from_path(path: Path) -> Part:
     if kind is None:
         known = " ".join(suffix for suffixes in _sources.SUFFIXES.values() for suffix in suffixes)
         raise MediaError(
-            f"file {str(path)!r}: the suffix {path.suffix!r} says no kind of medium, known are "
-            f"{known}; Image(...), Audio(...), Video(...) or Pdf(...) says it"
+            f"file {_sources.shown(path)}: the suffix {path.suffix!r} says no kind of medium; "
+            f"known are {known}; Image(...), Audio(...), Video(...) or Pdf(...) says it"
         )
     return _CLASSES[kind.lower()](path)
 
@@ -129,6 +129,13 @@ def _class_of_mime(mime: str) -> _Class | None:
 
 
 def _from_dict(part: Mapping[Any, Any], auto: bool) -> list[Part]:
+    try:
+        return _from_keys(part, auto)
+    except TypeError as err:  # what strangers write is no mistake of the program
+        raise InvalidInputError(str(err)) from err
+
+
+def _from_keys(part: Mapping[Any, Any], auto: bool) -> list[Part]:
     if "type" in part:
         return [_from_typed(part)]
     if "content" in part:
@@ -142,7 +149,9 @@ def _from_dict(part: Mapping[Any, Any], auto: bool) -> list[Part]:
 
 
 def _from_typed(part: Mapping[Any, Any]) -> Part:
-    kind = str(part["type"])
+    kind = part["type"]
+    if not isinstance(kind, str):
+        raise InvalidInputError(f'the "type" of a content part must be a str, got {kind!r}')
     what = f'content part "{kind}"'
     if kind in _CLASSES or (kind == "text" and "text" not in part):
         key = next((key for key in ("value", kind, "data") if key in part), "value")
@@ -170,6 +179,8 @@ def _of_kind(kind: str, content: Any, what: str) -> Part:
     if kind == "text":
         if not isinstance(content, str):
             raise TypeError(f"{what}: text must be a str, got {type(content).__name__}")
+        return content
+    if isinstance(content, _CLASSES[kind]):
         return content
     return _CLASSES[kind](_decoded(content, what)[1])
 

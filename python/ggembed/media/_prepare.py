@@ -130,8 +130,8 @@ def _video(
 ) -> _native.Media:
     """A video of the frames that were taken; times: in seconds, of all frames."""
     seconds = None if times is None else np.ascontiguousarray(times[indices])
-    if isinstance(medium.fps, (int, float)):
-        seconds = np.array(indices, np.float64) / medium.fps
+    if medium.fps is not None and medium.fps != "source":
+        seconds = np.array(indices, np.float64) / float(medium.fps)
     return _made(
         medium,
         lambda: _native.Media.video(model, frames, len(indices), size, seconds, **_sizes(medium)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,6 @@ class Mono:
 
 
 def _check_rate(rate: Any, name: str) -> None:
-    numeric = isinstance(rate, (int, float, np.integer, np.floating))
-    if not numeric or rate % 1 != 0:  # NaN and infinity have no remainder
-        raise MediaError(f"{name}: the rate must be a whole number, got {rate!r}")
     if not RATES[0] <= rate <= RATES[1]:
         raise MediaError(
             f"{name} has {rate} samples per second, ggembed reads {RATES[0]} to {RATES[1]}"
@@ -113,6 +111,8 @@ def decode_samples(
     if len(source) != 2 or not isinstance(source[0], np.ndarray):
         raise MediaError(f"{name}: expected a tuple of an array and its rate")
     array, rate = source
+    if isinstance(rate, np.ndarray):
+        rate = rate[()]  # as NumPy reads one from a file
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or not 1 <= array.shape[1] <= _MAX_CHANNELS:
@@ -120,13 +120,17 @@ def decode_samples(
             f"{name}: samples must have the shape (n_samples,) or (n_samples, n_channels) with at "
             f"most {_MAX_CHANNELS} channels, got {source[0].shape}"
         )
+    if not isinstance(rate, Real):
+        raise MediaError(f"{name}: the rate must be a number, got {rate!r}")
     _check_rate(rate, name)
+    if rate % 1:
+        raise MediaError(f"{name}: the rate must be a whole number, got {rate!r}")
     mono = Mono(limits, name, max_seconds)
     if max_seconds is None:
-        limits._check_seconds(len(array) / rate, name)
-    step = 1 << 20
+        limits._check_seconds(len(array) / float(rate), name)
+    rate, step = int(float(rate)), 1 << 20
     for start in range(0, len(array), step):
-        mono.add(mono_of(array[start : start + step], name), int(rate))
+        mono.add(mono_of(array[start : start + step], name), rate)
         if mono.full:
             break
     return mono.samples()

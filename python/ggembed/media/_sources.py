@@ -91,6 +91,8 @@ def as_file(source: object, what: str) -> File | None:
         if is_data_uri(source):
             return from_data_uri(source, what)[1]
         refuse_url(source, what)
+        if not source:
+            raise MediaError(f"{what}: the path is empty")
         return Path(source)
     if isinstance(source, os.PathLike):
         return Path(os.fsdecode(source))
@@ -105,10 +107,18 @@ def as_file(source: object, what: str) -> File | None:
     return content
 
 
+def shown(path: str | Path) -> str:
+    """A path in quotes. What is very long is some other string by mistake, such as base64."""
+    text = str(path)
+    return repr(text if len(text) <= 300 else f"{text[:100]}...{text[-100:]}")
+
+
 def describe(source: Any) -> str:
     """A few words that tell a source from others, for messages."""
     if isinstance(source, Path):
-        return repr(str(source))
+        return shown(source)
+    if is_pil_image(source):
+        return f"of {source.width} x {source.height} pixels"
     if isinstance(source, bytes):
         return f"of {len(source)} bytes"
     if isinstance(source, np.ndarray):
