@@ -89,7 +89,7 @@ def projectors(names: Iterable[str], model: str, where: str, modality: Modality)
 
 def roles_of(modality: str) -> tuple[str, ...]:
     """What kinds of projectors a modality needs."""
-    if modality not in _ROLES:
+    if not isinstance(modality, str) or modality not in _ROLES:
         known = ", ".join(map(repr, _ROLES))
         raise InvalidInputError(f"modality must be one of {known}, got {modality!r}")
     return _ROLES[modality]

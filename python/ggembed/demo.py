@@ -131,7 +131,7 @@ def _print_rows(embedder: Embedder, inputs: Mapping[str, Any]) -> None:
         print(f"{label:<24}{encoded.n_tokens[i]:>8,}{1000 * seconds[i]:>10,.1f}{to_text[i]:>35.3f}")
     same = np.einsum("ij,ij->i", np.stack(alone), encoded.rows).min()
     print(f"\nall {len(inputs)} in one call: {1000 * together:,.1f} ms, ", end="")
-    print(f"the same rows as one by one (cosine {same:.6f} or more)")
+    print(f"the same rows as one by one (lowest cosine {same:.6f})")
 
 
 def _prompt_tokens(embedder: Embedder) -> int:

@@ -6,6 +6,7 @@ import base64
 import io
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -755,6 +756,15 @@ def test_a_file_of_another_kind_is_an_error(medium, kind):
 def test_what_is_beyond_a_limit_is_refused(medium, limits, message):
     with pytest.raises(MediaError, match=message):
         decoded(medium, **limits)
+
+
+def test_a_jpeg_with_megabytes_of_fill_bytes_is_read_soon():
+    data = media_files.make_image("jpg")
+    scan = data.rindex(b"\xff\xda")
+    started = time.monotonic()
+    filled = decoded(Image(data[:scan] + b"\xff" * (1 << 26) + data[scan:]))
+    assert (filled == decoded(Image(data))).all()
+    assert time.monotonic() - started < 5
 
 
 def test_a_jpeg_that_asks_for_thousands_of_passes_is_refused():

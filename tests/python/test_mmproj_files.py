@@ -102,8 +102,9 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path):
 
 
 def test_an_unknown_modality_is_refused(omni):
-    with pytest.raises(InvalidInputError, match="modality must be one of 'text', 'vision'"):
-        Embedder(omni.model, modality="smell")
+    for modality in ("smell", ["vision"]):
+        with pytest.raises(InvalidInputError, match="modality must be one of 'text', 'vision'"):
+            Embedder(omni.model, modality=modality)
 
 
 @pytest.mark.parametrize(

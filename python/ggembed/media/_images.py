@@ -47,6 +47,8 @@ _MAGIC = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
 )
+# Bytes before a marker that mean nothing, of which Pillow takes seconds for a few megabytes.
+_FILL = re.compile(b"\xff{1024,}")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 # A progressive JPEG of a few kilobytes can ask for thousands of passes over all of its pixels.
@@ -81,6 +83,8 @@ def _opened(data: bytes, limits: MediaLimits, name: str) -> Iterator[Any]:
     _truncation.check(io.BytesIO(data), len(data), name)
     if kind == "WebP":
         limits._check_pixels(_webp_size(data), name)
+    if kind == "JPEG":
+        data = _FILL.sub(b"\xff", data)
     module, factory = _PILLOW[kind]
     package = "pillow-heif" if kind == "HEIC" else "pillow"
     open_file = getattr(_sources.decoder(module, package, f"{name} ({kind})"), factory)
