@@ -782,9 +782,11 @@ def test_limits_are_positive_numbers():
         MediaLimits(max_audio_seconds="9")
     with pytest.raises(errors.InvalidInputError, match="max_pdf_pages must be positive, got 0"):
         MediaLimits(max_pdf_pages=0)
-    with pytest.raises(TypeError, match="max_image_pixels must be an int, got float"):
+    with pytest.raises(TypeError, match="max_image_pixels must be an int, got 1000000"):
         MediaLimits(max_image_pixels=1e6)
-    with pytest.raises(errors.InvalidInputError, match="max_svg_seconds must be finite, got inf"):
+    with pytest.raises(
+        errors.InvalidInputError, match="max_svg_seconds must be at most .*, got inf"
+    ):
         MediaLimits(max_svg_seconds=np.inf)
 
 

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from dataclasses import dataclass, fields
 
 from ..errors import MediaError
 from ._numbers import check_count, check_quantity
-
-
-def check_positive(name: str, value: float, *, whole: bool) -> None:
-    """Raises if a number is not positive and finite, or no int where it has to be one."""
-    if whole:
-        try:
-            operator.index(value)  # type: ignore[arg-type]
-        except TypeError:
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
-    if not value > 0:
-        raise InvalidInputError(f"{name} must be positive, got {value!r}")
-    if math.isinf(value):
-        raise InvalidInputError(f"{name} must be finite, got {value!r}")
 
 
 @dataclass(frozen=True)
