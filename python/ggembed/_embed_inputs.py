@@ -83,12 +83,26 @@ def as_folders(
     A word can be a text and the name of a folder, so only what looks like a path is one, which is
     said; or `all_texts` are.
     """
-    return tuple(
+    taken = tuple(
         Given(FOLDER, value)
         if kind == TEXT and _means_folder(value, all_texts, say)
         else Given(kind, value)
         for kind, value in given
     )
+    files = [value for kind, value in taken if kind == TEXT and _is_medium(value)]
+    if files:
+        others = f" (and {len(files) - 1} like it)" if len(files) > 1 else ""
+        option = f"--{kind_of(files[0])} {files[0]}"
+        say(f"warning: {files[0]} is taken as a text{others}; {option} would be the file")
+    return taken
+
+
+def _is_medium(text: str) -> bool:
+    """Whether a text is the path of a file that can be embedded."""
+    try:
+        return kind_of(text) not in (None, TEXT) and Path(text).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _means_folder(text: str, surely: bool, say: Callable[[str], None]) -> bool:

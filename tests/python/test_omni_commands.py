@@ -262,7 +262,7 @@ def test_modality_is_what_the_inputs_need(tmp_path, names, modality):
 
 def test_only_what_looks_like_a_path_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path, "docs/a.png"))
-    words = ["docs/", "docs", "other/", ".", "", "docs/a.png", "no\0path/", "long/" * 2000]
+    words = ["docs/", "docs", "other/", ".", "", "a.png", "no\0path.png", "long/" * 2000 + ".png"]
     said = []
     given = as_folders([Given("text", word) for word in words], all_texts=False, say=said.append)
     assert [one.value for one in given] == words
@@ -273,6 +273,18 @@ def test_only_what_looks_like_a_path_is_a_folder(tmp_path, monkeypatch):
     assert as_folders(given, all_texts=True, say=no_error) == (Given(FOLDER, "docs"), given[1])
     with pytest.raises(InvalidInputError, match="'other' is not a folder"):
         as_folders([Given("text", "other")], all_texts=True, say=no_error)
+
+
+def test_files_that_are_taken_as_texts_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path, "a.png", "b.pdf", "c.txt"))
+    for words, more in (
+        (["a text", "a.png", "c.txt"], ""),
+        (["a.png", "b.pdf"], " (and 1 like it)"),
+    ):
+        said = []
+        given = [Given("text", word) for word in words]
+        assert as_folders(given, all_texts=False, say=said.append) == tuple(given)
+        assert said == [f"warning: a.png is taken as a text{more}; --image a.png would be the file"]
 
 
 def test_options_of_a_kind_go_to_its_files():
