@@ -7,6 +7,7 @@ import io
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -446,6 +447,21 @@ def with_cover() -> bytes:
         file.mux(cover.encode())
         media_files._encode_sound(file, sound, media_files.tone(0.5, 44_100, 2), 44_100)
     return out.getvalue()
+
+
+def test_frames_may_be_read_when_they_are_wanted():
+    class Frames(Sequence):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            if i == 2:
+                raise OSError("the disk is gone")
+            return media_files.frames(3)[i]
+
+    assert len(decoded(Video(Frames(), max_frames=1))) == 1
+    with pytest.raises(MediaError, match="frame 2 cannot be decoded: the disk is gone"):
+        prepare(Video(Frames()), None)
 
 
 def test_the_cover_of_an_album_is_no_video():

@@ -166,7 +166,8 @@ def _frames_given(medium: Video, model: _native.Model, limits: MediaLimits) -> _
 
     def frame(i: int) -> _images.Pixels:
         _sources.checkpoint.get()()
-        item = source[i]
+        with _sources.decoding(f"{name}, frame {i}"):  # it may be read only now
+            item = source[i]
         if not isinstance(item, np.ndarray) and not _sources.is_pil_image(item):
             raise MediaError(
                 f"{name}: frame {i} must be an array or a PIL image, got {type(item).__name__}"
