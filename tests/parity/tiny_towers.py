@@ -205,8 +205,10 @@ def _add_key(writer: gguf.GGUFWriter, key: str, value: object) -> None:
         writer.add_array(key, value)
 
 
-def write(tower: TinyTower, path: Path, *, kind: str = "F32", arch: str = "clip") -> Path:
-    """Writes a file; `kind` is the type of matrices and kernels."""
+def write(
+    tower: TinyTower, path: Path, *, kind: str = "F32", arch: str = "clip", whole: bool = False
+) -> Path:
+    """Writes a file; `kind` is the type of matrices and kernels, or of all that can have it."""
     writer = gguf.GGUFWriter(path, arch)
     writer.add_name(f"tiny {tower.name}")
     for key, value in tower.keys.items():
@@ -214,12 +216,13 @@ def write(tower: TinyTower, path: Path, *, kind: str = "F32", arch: str = "clip"
     quant = gguf.GGMLQuantizationType[kind]
     for name, data in tower.tensors.items():
         is_matrix = name.endswith(".weight") or name == "v.patch_embd.weight.1"
-        small = data.ndim < 2 or "position_embd" in name or not is_matrix
+        small = not whole and (data.ndim < 2 or "position_embd" in name or not is_matrix)
+        fits = data.shape[-1] % gguf.GGML_QUANT_SIZES[quant][0] == 0 and (whole or data.ndim == 2)
         if kind == "F32" or small:
             writer.add_tensor(name, data)
         elif kind == "F16":
             writer.add_tensor(name, data.astype(np.float16))
-        elif data.ndim == 2:  # kernels stay as they are
+        elif fits:  # kernels stay as they are
             packed = gguf.quants.quantize(np.ascontiguousarray(data), quant)
             writer.add_tensor(name, packed, raw_dtype=quant)
         else:

@@ -393,6 +393,24 @@ def test_matrices_may_have_any_type_of_weights(kind, mmap, model, tmp_path):
     assert len(load(model, path, mmap=mmap).towers()) == 2
 
 
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
+@pytest.mark.parametrize("name", ["qwen3vl", "qwen25vl", "qwen25o"])
+def test_norms_biases_and_tables_may_have_any_type_too(name, kind, internals, tmp_path):
+    def rows(kind: str) -> np.ndarray:
+        path = tmp_path / f"{kind}.gguf"
+        tiny_towers.write(tiny_towers.build(name), path, kind=kind, whole=True)
+        if name == "qwen25o":
+            ear = internals.Tower(str(path), WIDTH, "audio")
+            return np.concatenate(ear.audio([tiny_towers.mel("types", 16, 411)]))
+        eye = internals.Tower(str(path), WIDTH, "vision")
+        patches = tiny_towers.patches("types", 10, 18, eye.facts["patch_size"])
+        return np.concatenate(eye.vision([(10, 18, patches)]))
+
+    exact, rounded = rows("F32").ravel(), rows(kind).ravel()
+    cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
+    assert 0.999 < cosine < 1.0
+
+
 def test_the_estimate_is_what_the_towers_hold(model, internals, tmp_path):
     path = tiny_towers.make("omni", tmp_path / "omni.gguf", kind="F16")
     without, both = estimated(model), estimated(model, path)
