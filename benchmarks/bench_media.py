@@ -287,12 +287,16 @@ def main() -> int:
     args = arguments()
     if "llama-server" in args.contender:
         llama_server.build()
-    results = [x for name, n in args.counts.items() for x in measure(name, n, args)]
+    results: list[dict[str, Any]] = []
+    path = None
+    given = [re.sub(r"[^,=]*/", "", arg) for arg in sys.argv[1:]]
+    for name, n in args.counts.items():
+        results += measure(name, n, args)
+        if not args.no_save:  # after each case, for a run is long
+            path = report.save(results, given, script="bench_media.py", suffix="-media", path=path)
+            path.with_suffix(".md").write_text(report.markdown(results, COLUMNS), "utf-8")
     print(report.table(results, COLUMNS))
-    if not args.no_save:
-        given = [re.sub(r"[^,=]*/", "", arg) for arg in sys.argv[1:]]
-        path = report.save(results, given, script="bench_media.py", suffix="-media")
-        path.with_suffix(".md").write_text(report.markdown(results, COLUMNS), "utf-8")
+    if path:
         print(f"saved {path.relative_to(Path(__file__).parent.parent)} and .md")
     return 1 if any("error" in result for result in results) else 0
 

@@ -111,17 +111,22 @@ def save(
     *,
     script: str = "bench.py",
     suffix: str = "",
+    path: Path | None = None,
 ) -> Path:
-    """Writes results/<date>-<machine><suffix>.json; a second run of the day gets a number."""
+    """Writes results/<date>-<machine><suffix>.json; a second run of the day gets a number.
+
+    With `path`, the file of an earlier call is written again.
+    """
     about = machine()
     now = datetime.now(timezone.utc)
     cpu = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")[:40]
     stem = f"{now:%Y-%m-%d}-{cpu}-{about['n_cpus']}cpu{suffix}"
-    folder.mkdir(parents=True, exist_ok=True)
-    path, number = folder / f"{stem}.json", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.json"
+    if path is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path, number = folder / f"{stem}.json", 1
+        while path.exists():
+            number += 1
+            path = folder / f"{stem}-{number}.json"
     content = {
         "date": f"{now:%Y-%m-%dT%H:%M:%SZ}",
         "machine": about,
