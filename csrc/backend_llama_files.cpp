@@ -121,6 +121,9 @@ GgufPtr check_file(const std::string &path) {
     if (std::filesystem::is_directory(path, ec)) {
         fail_io("read", path, EISDIR);
     }
+    if (std::filesystem::is_fifo(path, ec)) { // opening one waits for a writer
+        fail_io("read", path, ESPIPE);
+    }
     errno = 0;
     std::ifstream file(path, std::ios::binary);
     if (!file) {

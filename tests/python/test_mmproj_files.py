@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -99,6 +100,15 @@ def test_two_files_that_fit_alike_are_listed(tmp_path):
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path):
     with pytest.raises(ModelFileError, match="cannot list the folder of"):
         mmproj.beside(tmp_path / "missing" / "m.gguf", "vision")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_named_pipe_is_not_waited_for(omni, tmp_path):
+    pipe = tmp_path / "pipe.gguf"
+    os.mkfifo(pipe)
+    for model, projectors in ((omni.model, [pipe]), (pipe, None)):
+        with pytest.raises(ModelFileError, match=r"cannot read .*pipe\.gguf"):
+            Embedder(model, mmproj=projectors)
 
 
 def test_an_unknown_modality_is_refused(omni):
