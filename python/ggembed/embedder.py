@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 _Name = TypeVar("_Name", Pooling, Attention)
 
+_MAX_MEDIA_THREADS = 16  # by default
+
 
 class Embedder:
     """Computes embeddings of texts and media with a GGUF model, in this process.
@@ -114,8 +116,8 @@ class Embedder:
     limits : MediaLimits, optional
         What a medium may cost; one that is beyond is refused.
     media_threads : int, optional
-        Threads that decode media while others are encoded; the cores that the process may use by
-        default.
+        Threads that decode media while others are encoded; by default the cores that the process
+        may use, but at most 16, for each may hold a whole image.
     projection : path-like or array-like, optional
         Matrix that token rows are multiplied by, (n_projection, dim), for models of late
         interaction: an array, a ``.npy`` file or a ``.safetensors`` file with its bias.
@@ -205,7 +207,9 @@ class Embedder:
         adapter_files = {} if adapters is None else dict(adapters)
         self._adapters = {name: i for i, name in enumerate(adapter_files, 1)}
         self._limits = _limits(limits) or MediaLimits()
-        self._media_threads = _count("media_threads", media_threads) or n_cpus()
+        self._media_threads = _count("media_threads", media_threads) or min(
+            n_cpus(), _MAX_MEDIA_THREADS
+        )
         self._n_aborts = 0
         loaded = _native.Model(
             path,
