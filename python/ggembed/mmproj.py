@@ -12,9 +12,10 @@ from .errors import InvalidInputError, ModelFileError
 
 PathLike = str | os.PathLike[str]
 
-# What a projector shares with its model. Files of one task or size fit the model of another by
-# their shapes, but give wrong rows.
+# What a projector shares with its model. Files of one task, size or family may fit the model of
+# another by their shapes, but give wrong rows.
 _TELLS: Mapping[str, Mapping[str, str]] = {
+    "family": {f"jina-embeddings-{v}": f"jina-embeddings-{v}" for v in ("v4", "v5")},
     "task": {
         "retrieval": "retrieval",
         "text-matching": "(text-)?matching",
@@ -98,7 +99,7 @@ def check_names(model: Sequence[str], mmproj: Iterable[str], modality: str | Non
     Parameters
     ----------
     model : sequence of str
-        Names of the model; the first that tells its task or size decides.
+        Names of the model; the first that tells its task, size or family decides.
     mmproj : iterable of str
         Names of the projectors.
     modality : str, optional

@@ -126,9 +126,14 @@ def test_an_unknown_modality_is_refused(omni):
         ("v4-text-matching.gguf", "v4-text-code-mmproj.gguf", "code.*text-matching"),
         ("v5-omni-small-F16.gguf", "v5-omni-nano-vision-mmproj.gguf", "nano.*small"),
         ("V5.OMNI.NANO.gguf", "v5_omni_small_mmproj.gguf", "small.*nano"),
+        (
+            "jina-embeddings-v5-omni-small.gguf",
+            "jina-embeddings-v4-mmproj.gguf",
+            "jina-embeddings-v4.*jina-embeddings-v5",
+        ),
     ],
 )
-def test_a_projector_of_another_task_or_size_is_refused(model, projector, message):
+def test_a_projector_of_another_task_size_or_family_is_refused(model, projector, message):
     with pytest.raises(InvalidInputError, match=f"the projector .* is for {message}"):
         mmproj.check_names([model], [projector])
 
