@@ -52,8 +52,11 @@ class InputFile:
 
     def read_text(self) -> str:
         """The text of a text file, without the line ends behind it."""
+        path = Path(self.path)
+        if path.is_fifo():  # it may never end
+            raise InvalidInputError(f"{self.path} is not a regular file")
         try:
-            return Path(self.path).read_text("utf-8-sig").rstrip("\n")
+            return path.read_text("utf-8-sig").rstrip("\n")
         except UnicodeDecodeError as err:
             raise InvalidInputError(f"{self.path} is not valid UTF-8 at byte {err.start}") from None
         except OSError as err:

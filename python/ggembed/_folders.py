@@ -36,13 +36,13 @@ def walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[str]:
             continue
         path = folder / relative
         try:
-            is_folder, is_file = path.is_dir(), path.is_file()
+            is_folder = path.is_dir()
         except OSError as err:
             on_error(err)
             continue
         if is_folder:
             open_folders.append(iter(_names(path, f"{relative}/", entered, on_error)))
-        elif is_file:
+        else:  # or a link to nowhere, which whoever opens it finds out
             yield relative
 
 

@@ -70,7 +70,13 @@ def test_walk_enters_a_folder_once_whatever_links_to_it(tmp_path):
     links(tmp_path / "nothing", tmp_path / "broken")
     links(tmp_path / "self", tmp_path / "self")
     links(tmp_path / "b" / "2.png", tmp_path / "c.png")
-    assert list(_folders.walk(tmp_path, no_error)) == ["a/1.png", "a/other/2.png", "c.png"]
+    assert list(_folders.walk(tmp_path, no_error)) == [
+        "a/1.png",
+        "a/other/2.png",
+        "broken",
+        "c.png",
+        "self",
+    ]
 
 
 def test_walk_goes_on_behind_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
@@ -165,6 +171,20 @@ def test_folder_gives_all_files_of_known_types_and_tells_of_the_others(tmp_path)
     assert said == [
         f"warning: files of no known type in {folder}, which have no row: 3 (.docx 2, none 1)"
     ]
+
+
+def test_link_to_nowhere_is_an_input_that_cannot_be_read(tmp_path):
+    links(tmp_path / "gone", tmp_path / "a.png")
+    (file,) = items(inputs_of(Given(FOLDER, str(tmp_path))))
+    assert (file.kind, file.n_bytes) == ("image", -1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_named_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    (file,) = items(inputs_of(Given(FOLDER, str(tmp_path))))
+    with pytest.raises(InvalidInputError, match="is not a regular file"):
+        file.read_text()
 
 
 def test_folder_without_inputs_is_told_of(tmp_path):
