@@ -801,7 +801,7 @@ def test_limits_are_positive_numbers():
     with pytest.raises(TypeError, match="max_image_pixels must be an int, got 1000000"):
         MediaLimits(max_image_pixels=1e6)
     with pytest.raises(
-        errors.InvalidInputError, match="max_svg_seconds must be at most .*, got inf"
+        errors.InvalidInputError, match=r"max_svg_seconds must be at most .*, got inf"
     ):
         MediaLimits(max_svg_seconds=np.inf)
 
