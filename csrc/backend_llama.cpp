@@ -485,8 +485,8 @@ public:
 
     const std::vector<std::unique_ptr<BackendTower>> &towers() const noexcept override { return towers_; }
 
-    void load(const std::vector<std::string> &mmproj, const Device &device, bool mmap) {
-        towers_ = load_towers(mmproj, device, mmap, facts_.n_embd);
+    void load(const LoadOptions &options, const Device &device) {
+        towers_ = load_towers(options, device, facts_.n_embd);
     }
 
     std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
@@ -852,7 +852,7 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
     } catch (const std::runtime_error &e) {
         throw Error(GGE_E_FORMAT, path + ": " + e.what());
     }
-    loaded->load(options.mmproj, device, options.mmap); // its errors name the projector file
+    loaded->load(options, device); // its errors name the projector file
     loaded->facts().n_gpu_layers = opened.n_gpu_layers;
     loaded->facts().file_bytes = opened.files.bytes;
     return loaded;

@@ -86,7 +86,7 @@ public:
     ggml_tensor *made(const std::vector<std::string> &names, const std::vector<int64_t> &shape, int64_t n_in,
                       int64_t n_out, Make make);
 
-    void load(ggml_backend_dev_t device, bool mmap);
+    void load(ggml_backend_dev_t device, const LoadOptions &options);
     // Instead: as if they had memory on the device.
     void pretend(ggml_backend_dev_t device);
 

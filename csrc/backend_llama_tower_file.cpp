@@ -236,6 +236,12 @@ ggml_context *make_context(size_t n_tensors) {
     return context;
 }
 
+void check_abort(const Callbacks &callbacks) {
+    if (callbacks.abort != nullptr && callbacks.abort(callbacks.user_data) != 0) {
+        throw Error(GGE_E_ABORTED, "a callback asked to stop");
+    }
+}
+
 ggml_backend_buffer_type_t buffer_type(ggml_backend_dev_t device) {
     return device == nullptr ? ggml_backend_cpu_buffer_type() : ggml_backend_dev_buffer_type(device);
 }
@@ -352,16 +358,18 @@ bool TowerWeights::map() {
     return true;
 }
 
-void TowerWeights::load(ggml_backend_dev_t device, bool mmap) {
-    if (device != nullptr || !mmap || !map()) {
+void TowerWeights::load(ggml_backend_dev_t device, const LoadOptions &options) {
+    if (device != nullptr || !options.mmap || !map()) {
         stored_buffer_ = allocate(stored_context_.get(), device);
         for (const Stored &s : stored_) {
+            check_abort(options.callbacks);
             const std::vector<char> bytes = file_->read(s.i);
             ggml_backend_tensor_set(s.tensor, bytes.data(), 0, bytes.size());
         }
     }
     made_buffer_ = allocate(made_context_.get(), device);
     for (const Made &m : made_) {
+        check_abort(options.callbacks);
         std::vector<std::vector<float>> sources;
         sources.reserve(m.sources.size());
         for (const int64_t i : m.sources) {

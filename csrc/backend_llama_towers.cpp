@@ -524,13 +524,13 @@ std::vector<std::unique_ptr<Encoder>> read_encoders(const std::vector<std::strin
 
 } // namespace
 
-std::vector<std::unique_ptr<BackendTower>> load_towers(const std::vector<std::string> &paths, const Device &device,
-                                                       bool mmap, int32_t n_embd) {
+std::vector<std::unique_ptr<BackendTower>> load_towers(const LoadOptions &options, const Device &device,
+                                                       int32_t n_embd) {
     std::vector<std::unique_ptr<BackendTower>> towers;
     const Shield shield;
     ggml_backend_dev_t handle = device_handle(device);
-    for (auto &encoder : read_encoders(paths, n_embd)) {
-        encoder->weights().load(handle, mmap);
+    for (auto &encoder : read_encoders(options.mmproj, n_embd)) {
+        encoder->weights().load(handle, options);
         auto tower = std::make_unique<Tower>(std::move(encoder), handle);
         tower->try_out();
         towers.push_back(std::move(tower));

@@ -5,9 +5,9 @@
 
 namespace gge {
 
-// Loads the towers of projector files for a text model with rows of n_embd values, vision first. Throws Error.
-std::vector<std::unique_ptr<BackendTower>> load_towers(const std::vector<std::string> &paths, const Device &device,
-                                                       bool mmap, int32_t n_embd);
+// Loads the towers of options.mmproj for a text model with rows of n_embd values, vision first. Throws Error.
+std::vector<std::unique_ptr<BackendTower>> load_towers(const LoadOptions &options, const Device &device,
+                                                       int32_t n_embd);
 
 // What the towers and a session of each would hold after passes of that many rows, without loading the weights. Throws
 // Error as load_towers does.

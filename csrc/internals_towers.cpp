@@ -16,7 +16,10 @@ public:
     Tower(const std::string &path, int32_t n_embd, const std::string &modality, int32_t n_threads, bool mmap) {
         const auto devices = gge::llama_devices();
         const auto wanted = modality == "audio" ? GGE_MODALITY_AUDIO : GGE_MODALITY_VISION;
-        for (auto &tower : gge::load_towers({path}, devices.back(), mmap, n_embd)) {
+        gge::LoadOptions options;
+        options.mmproj = {path};
+        options.mmap = mmap;
+        for (auto &tower : gge::load_towers(options, devices.back(), n_embd)) {
             if (tower->facts().modality == wanted) {
                 tower_ = std::move(tower);
             }

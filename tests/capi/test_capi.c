@@ -1,5 +1,5 @@
 /* The C ABI against the public header alone. The part that needs a model takes a tiny one from GGEMBED_TEST_MODEL:
- * any text model with a tokenizer, at least 4 wide. */
+ * any text model with a tokenizer, at least 4 wide; with towers from GGEMBED_TEST_OMNI, as alloc_fail.cpp has it. */
 #include "ggembed.h"
 
 #include <math.h>
@@ -293,6 +293,41 @@ static void projectors_that_are_none_are_named(const char *path, const char *not
     CHECK(strstr(err.message, "n_mmproj is 3") != NULL);
 }
 
+/* How often it was asked since the last report of progress, which the text model follows with one question. */
+static int32_t stop_at_the_second_question(void *user_data) {
+    return ++*(int *)user_data == 2;
+}
+
+static void count_from_here(void *user_data, int64_t done, int64_t total) {
+    *(int *)user_data = done == total ? 0 : -1000;
+}
+
+/* paths: of a text model and two projectors, with colons between them */
+static void loading_of_projectors_can_be_aborted(const char *paths) {
+    static char copy[4096];
+    gge_model_options opts = {0};
+    gge_model *model = NULL;
+    const char *mmproj[2] = {NULL, NULL};
+    int n_asked = -1000;
+    int i;
+    snprintf(copy, sizeof(copy), "%s", paths);
+    for (i = 0; i < 2 && strrchr(copy, ':') != NULL; ++i) {
+        char *colon = strrchr(copy, ':');
+        *colon = '\0';
+        mmproj[i] = colon + 1;
+    }
+    opts.struct_size = sizeof(opts);
+    opts.device = "cpu";
+    opts.n_mmproj = 2;
+    opts.mmproj = mmproj;
+    opts.abort = stop_at_the_second_question;
+    opts.user_data = &n_asked;
+    CHECK(gge_model_load(copy, &opts, &model, &err) == GGE_OK && gge_model_n_towers(model) == 2);
+    gge_model_free(model);
+    opts.progress = count_from_here;
+    CHECK(gge_model_load(copy, &opts, &model, &err) == GGE_E_ABORTED && model == NULL && n_asked == 2);
+}
+
 static gge_part text_part(gge_part_kind kind, const char *text) {
     gge_part part = {0};
     part.kind = kind;
@@ -516,6 +551,9 @@ int main(int argc, char **argv) {
         } else {
             printf("cannot load %s: %s\n", path, err.message);
         }
+    }
+    if (getenv("GGEMBED_TEST_OMNI") != NULL) {
+        loading_of_projectors_can_be_aborted(getenv("GGEMBED_TEST_OMNI"));
     }
     printf("%d checks, %d failed\n", n_checks, n_failed);
     if (n_failed == 0 && path == NULL) {
