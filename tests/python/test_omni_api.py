@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import signal
 import threading
 import time
@@ -131,12 +132,19 @@ def seven():
     ]
 
 
+# Every way in which an input may be bad, and what its message says.
 BAD = {
-    "no image": lambda: Image(b"this is no image"),
-    "too narrow": lambda: picture(1, 300),
-    "too short": lambda: sound(0.02),
-    "no video": lambda: Video(b"this is no video"),
-    "no PDF": lambda: Pdf(b"this is no PDF"),
+    "cannot be decoded": (lambda: Image(b"this is no image"), "no image of a known format"),
+    "empty": (lambda: Image(np.zeros((0, 9, 3), np.uint8)), "no pixels"),
+    "too narrow": (lambda: picture(1, 300), "200"),
+    "too short": (lambda: sound(0.02), "30 ms"),
+    "encrypted": (lambda: Pdf(media_files.make_pdf(password="secret")), "password"),
+    "no frames": (lambda: Video(media_files.make_audio("m4a")), "no video"),
+    "no video": (lambda: Video(b"this is no video"), "no known container"),
+    "too long": (lambda: ["word " * 200_000, picture()], "tokens"),
+    "a bomb": (lambda: Image(media_files.png_of_size(60_000, 60_000)), "max_image_pixels"),
+    "cut off": (lambda: Image(media_files.make_image("jpg", 640, 480)[:3000]), "cut off|truncated"),
+    "no PDF": (lambda: Pdf(b"this is no PDF"), "finds no pages"),
 }
 
 
@@ -163,18 +171,20 @@ def test_seven_inputs_give_the_rows_of_seven_calls(name, request):
 @pytest.mark.parametrize("name", ["omni", "nano"])
 def test_bad_media_cost_their_own_rows_only(name, request):
     embedder = request.getfixturevalue(name)
-    good, bad = seven(), [make() for make in BAD.values()]
-    mixed = [one for pair in zip(good, bad, strict=False) for one in pair] + good[5:]
+    good, bad = seven(), [make() for make, _ in BAD.values()]
+    places = range(1, 2 * len(bad), 2)
+    mixed = [part for i, one in enumerate(bad) for part in (good[i % len(good)], one)]
     encoded = embedder.encode(mixed, on_error="collect")
-    assert list(encoded.errors) == [1, 3, 5, 7, 9]
-    for i, error in encoded.errors.items():
-        assert isinstance(error, MediaError)
-        assert str(error).startswith(f"input {i}: ")
+    assert list(encoded.errors) == list(places)
+    for (i, error), (_, message) in zip(encoded.errors.items(), BAD.values(), strict=True):
+        assert isinstance(error, TextTooLongError if message == "tokens" else MediaError)
         assert error.input_index == i
-    assert np.isnan(encoded.rows[[1, 3, 5, 7, 9]]).all()
-    kept = [i for i in range(12) if i not in encoded.errors]
-    assert lowest_cosine(encoded.rows[kept], embedder.encode(good)) >= 0.9999
-    assert (encoded.n_tokens > 0).tolist() == [i in kept for i in range(12)]
+        assert str(i) in str(error)
+        assert re.search(message, str(error))
+    assert np.isnan(encoded.rows[places]).all()
+    kept = mixed[::2]
+    assert lowest_cosine(encoded.rows[::2], embedder.encode(kept)) >= 0.9999
+    assert (encoded.n_tokens[::2] > 0).all()
 
 
 def test_loading_both_projectors_changes_no_bit(small, omni):
