@@ -147,6 +147,10 @@ ModelFiles check_files(const std::string &path) {
         if (found.architecture.empty()) { // only the first of several files has it
             found.architecture = read_text(file.get(), "general.architecture");
         }
+        if (found.architecture == "clip") {
+            throw Error(GGE_E_FORMAT,
+                        name + " is a projector for media, which is loaded together with its model (mmproj)");
+        }
         Shapes tensors = read_shapes(file.get());
         find_token_table(file.get(), name, tensors, found.token_table);
         found.tensors.merge(tensors);

@@ -53,10 +53,11 @@ double time_of(const double *seconds, int64_t i) {
 }
 
 void check_seconds(const double *seconds, int64_t n) {
+    constexpr double most = 1e9; // some 30 years, with which a time is still a short text
     for (int64_t i = 0; seconds != nullptr && i < n; ++i) {
         const std::string of = "seconds[" + std::to_string(i) + "] is " + std::to_string(seconds[i]);
-        if (!std::isfinite(seconds[i]) || seconds[i] < 0.0) {
-            throw Error(GGE_E_INVALID, of + ", it must be at least 0");
+        if (!(seconds[i] >= 0.0 && seconds[i] <= most)) { // NaN is neither
+            throw Error(GGE_E_INVALID, of + ", allowed are 0 to 1e9");
         }
         if (i > 0 && seconds[i] < seconds[i - 1]) {
             throw Error(GGE_E_INVALID, of + ", less than that of the frame before, " + std::to_string(seconds[i - 1]));

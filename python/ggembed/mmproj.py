@@ -47,6 +47,10 @@ def files(given: PathLike | Iterable[PathLike] | None) -> list[str]:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"mmproj must be paths, got {type(path).__name__}")
         paths.append(os.fspath(path))
+    if len(paths) > 2:
+        raise InvalidInputError(
+            f"mmproj holds {len(paths)} files, a model takes one for vision and one for audio"
+        )
     return paths
 
 

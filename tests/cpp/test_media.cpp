@@ -148,6 +148,7 @@ TEST(times_of_frames_must_be_numbers_that_do_not_decrease) {
         return Media::video(*f.model, 3, 8, 8, seconds, {});
     };
     CHECK_EQ(video(1.0)->units().back().seconds, 1.0);
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, video(2e9)), "allowed are 0 to 1e9"));
     CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, video(0.5)), "seconds[2] is 0.5"));
     CHECK_THROWS(GGE_E_INVALID, video(std::nan("")));
     CHECK_THROWS(GGE_E_INVALID, video(HUGE_VAL));

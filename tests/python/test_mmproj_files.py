@@ -204,6 +204,16 @@ def test_two_of_a_kind_are_refused(omni):
         Embedder(omni.model, mmproj=[omni.vision, omni.vision])
 
 
+def test_a_third_file_is_refused(omni):
+    with pytest.raises(InvalidInputError, match="mmproj holds 3 files"):
+        Embedder(omni.model, mmproj=[omni.vision, omni.audio, omni.vision])
+
+
+def test_a_projector_is_no_model(omni):
+    with pytest.raises(ModelFormatError, match=r"is a projector for media.*with its model"):
+        Embedder(omni.vision)
+
+
 def test_a_projector_of_another_width_is_refused(tmp_path, omni):
     wide = demo_omni.write_models(tmp_path, name="m", n_embd=128)
     with pytest.raises(ModelFormatError, match=r"128.*64|64.*128"):
