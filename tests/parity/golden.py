@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import itertools
 from collections.abc import Callable
@@ -194,3 +195,11 @@ def load(name: str) -> dict[str, np.ndarray]:
     for key in [k.removesuffix("/steps") for k in out if k.endswith("/steps")]:
         out[key] = unpack(out.pop(f"{key}/steps"), out.pop(f"{key}/scale"))
     return out
+
+
+def run(write: Callable[[Path], Path], doc: str) -> None:
+    """A command that writes a golden file into a folder, the data's unless another is named."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DATA)
+    path = write(parser.parse_args().out)
+    print(f"{path.name}: {path.stat().st_size} bytes")

@@ -5,7 +5,6 @@ python reference_adapters.py                  # data/adapters.npz
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -53,12 +52,8 @@ def write(folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=golden.DATA)
-    args = parser.parse_args()
     torch.set_num_threads(1)
-    path = write(args.out)
-    print(f"{path.name}: {path.stat().st_size} bytes")
+    golden.run(write, __doc__)
 
 
 if __name__ == "__main__":
