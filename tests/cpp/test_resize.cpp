@@ -106,7 +106,7 @@ TEST(padding_between_rows_is_not_read) {
 }
 
 TEST(one_colour_stays_that_colour) {
-    for (const uint8_t value : {0, 1, 127, 255}) {
+    for (const uint8_t value : std::initializer_list<uint8_t>{0, 1, 127, 255}) {
         const std::vector<uint8_t> bytes(7 * 3 * 3, value);
         for (const ImageSize size : {ImageSize{1, 1}, {2, 5}, {7, 40}, {100, 3}, {33, 65}}) {
             const std::vector<uint8_t> out = resize_bicubic({bytes.data(), 7, 3, 21}, size);
