@@ -515,10 +515,10 @@ def test_sources_in_memory_fill_a_chunk_of_a_stream():
 # Errors, ends, threads
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", sorted(BAD.keys() - {"too long"}))  # known once media are decoded
 def test_the_first_bad_medium_is_raised(omni, name, media_threads):
     with pytest.raises(MediaError, match=r"^input 2: ") as caught:
-        omni.encode(["a", picture(), BAD[name](), Image(b"also bad")])
+        omni.encode(["a", picture(), BAD[name][0](), Image(b"also bad")])
     assert caught.value.input_index == 2
     assert media_threads() == []
 
