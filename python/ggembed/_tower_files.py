@@ -21,8 +21,8 @@ _MEL_BINS = 128
 
 
 @dataclass(frozen=True)
-class VisionShape:
-    """A vision encoder with the projector ``qwen3vl_merger``.
+class _AnyVisionShape:
+    """What vision encoders have in common.
 
     Attributes
     ----------
@@ -32,8 +32,6 @@ class VisionShape:
         Of the transformer.
     patch_size : int
         Pixels of a patch's side.
-    table_side : int
-        Places of a side of the table of positions.
     min_pixels, max_pixels : int or None
         Limits of an image; None leaves the key out.
     """
@@ -44,9 +42,21 @@ class VisionShape:
     n_layer: int = 2
     n_ff: int = 64
     patch_size: int = 16
-    table_side: int = 48
     min_pixels: int | None = None
     max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class VisionShape(_AnyVisionShape):
+    """A vision encoder with the projector ``qwen3vl_merger``.
+
+    Attributes
+    ----------
+    table_side : int
+        Places of a side of the table of positions.
+    """
+
+    table_side: int = 48
 
     def keys(self) -> dict[str, Any]:
         """The metadata of a file."""
@@ -84,26 +94,17 @@ class VisionShape:
 
 
 @dataclass(frozen=True)
-class WindowedVisionShape:
+class WindowedVisionShape(_AnyVisionShape):
     """A vision encoder with window attention and the projector ``qwen2.5vl_merger``.
 
     Attributes
     ----------
-    n_out, n_embd, n_head, n_layer, n_ff, patch_size, min_pixels, max_pixels : int
-        As in VisionShape.
     full_attention_every : int
         Each such layer sees the whole image, the others a window.
     """
 
-    n_out: int
-    n_embd: int = 32
-    n_head: int = 2
-    n_layer: int = 2
-    n_ff: int = 64
     patch_size: int = 14
     full_attention_every: int = 2
-    min_pixels: int | None = None
-    max_pixels: int | None = None
 
     def keys(self) -> dict[str, Any]:
         """The metadata of a file."""
@@ -202,12 +203,12 @@ class AudioShape:
 TowerShape = VisionShape | WindowedVisionShape | AudioShape
 
 
-def _patches(tower: VisionShape | WindowedVisionShape) -> Shapes:
+def _patches(tower: _AnyVisionShape) -> Shapes:
     kernel = (tower.n_embd, 3, tower.patch_size, tower.patch_size)
     return {"v.patch_embd.weight": kernel, "v.patch_embd.weight.1": kernel}
 
 
-def _merger(tower: VisionShape | WindowedVisionShape) -> Shapes:
+def _merger(tower: _AnyVisionShape) -> Shapes:
     wide = 4 * tower.n_embd
     return {**_linear("mm.0", wide, wide), **_linear("mm.2", tower.n_out, wide)}
 
@@ -226,7 +227,9 @@ def _linear(name: str, n_out: int, n_in: int) -> Shapes:
     return {f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)}
 
 
-def _transformer_keys(prefix: str, tower: TowerShape, eps: float) -> dict[str, Any]:
+def _transformer_keys(
+    prefix: str, tower: _AnyVisionShape | AudioShape, eps: float
+) -> dict[str, Any]:
     return {
         f"{prefix}.embedding_length": tower.n_embd,
         f"{prefix}.feed_forward_length": tower.n_ff,
@@ -237,7 +240,7 @@ def _transformer_keys(prefix: str, tower: TowerShape, eps: float) -> dict[str, A
     }
 
 
-def _vision_keys(tower: VisionShape | WindowedVisionShape) -> dict[str, Any]:
+def _vision_keys(tower: _AnyVisionShape) -> dict[str, Any]:
     return {
         "clip.has_vision_encoder": True,
         "clip.vision.patch_size": tower.patch_size,
