@@ -37,6 +37,7 @@ struct ModelFacts {
     gge_pooling pooling = GGE_POOLING_DEFAULT; // DEFAULT = the file does not say
     Attention attention = Attention::causal;
     bool has_cache = true;
+    bool cacheless = false; // a micro-batch of any length runs without a cache, in memory that is linear in its tokens
     bool has_state = false; // recurrent or hybrid: memory grows with the number of sequences
     bool has_tokenizer = true;
     bool has_mrope = false;       // positions of media have three parts
@@ -134,6 +135,7 @@ struct TokenBatch {
     std::vector<int32_t> ids;
     std::vector<int32_t> positions; // not decreasing in each sequence; from 0, one for each token, but for M-RoPE
     std::vector<int32_t> sequences; // 0..k-1
+    std::vector<uint8_t> wanted;    // 1: the row of this token is read; at least one is
 
     // Only for a batch with media in it: what the model computes with in place of the ids: [n_tokens, n_embd], and
     // with ModelFacts.has_mrope the place of each token in its image (for text, the position again).
@@ -154,9 +156,10 @@ public:
     // from a batch before must have the same one.
     virtual void use_adapter(int32_t adapter, float scale) = 0;
 
-    // Runs a batch and returns its token rows: [n_tokens, n_embd], valid until the next call. A sequence that goes on
-    // from the call before it needs a cache. With SessionOptions.rank it returns [n_sequences, n_cls_out], and every
-    // sequence must be in one batch as a whole. Stops early with GGE_E_ABORTED when abort becomes true.
+    // Runs a batch and returns the wanted token rows in the order of the tokens: [n_wanted, n_embd], valid until the
+    // next call. A sequence that goes on from the call before it needs a cache. With SessionOptions.rank it returns
+    // [n_sequences, n_cls_out], and every sequence must be in one batch as a whole. Stops early with GGE_E_ABORTED when
+    // abort becomes true.
     virtual const float *compute(const TokenBatch &batch, const std::atomic<bool> &abort) = 0;
 
     // What it and its model hold.
