@@ -128,6 +128,7 @@ struct SessionOptions {
     AttentionChoice attention = AttentionChoice::from_file;
     FlashAttention flash_attention = FlashAttention::automatic;
     bool rank = false; // compute what the classification head says of each sequence, instead of token rows
+    bool plain = false; // all that upstream does: head, cache, mask. For comparisons
 };
 
 // The tokens of one micro-batch, sequence after sequence. All vectors have the same size.

@@ -174,7 +174,7 @@ struct FreeThreadpool {
 };
 } // namespace
 
-llama_context_params context_params(const SessionOptions &options) {
+llama_context_params context_params(const SessionOptions &options, bool on_cpu) {
     llama_context_params p = llama_context_default_params();
     p.n_ctx = static_cast<uint32_t>(options.n_ctx);
     p.n_batch = static_cast<uint32_t>(options.n_ubatch);
@@ -190,17 +190,33 @@ llama_context_params context_params(const SessionOptions &options) {
                         : options.flash_attention == FlashAttention::off ? LLAMA_FLASH_ATTN_TYPE_DISABLED
                                                                          : LLAMA_FLASH_ATTN_TYPE_AUTO;
     p.embeddings = true;
+    p.rows_only = !options.plain;
+    p.packed = !options.plain;
+    p.packed_attention = on_cpu && options.flash_attention != FlashAttention::off ? attend_packed : nullptr;
     p.no_perf = true;
     p.kv_unified = true; // otherwise every sequence gets an equal share of the context
     return p;
 }
 
-bool has_cache(const llama_context *context) {
-    return !llama_model_has_encoder(llama_get_model(context)) && llama_get_memory(context) != nullptr;
-}
-
-bool is_causal(const llama_context *context) {
-    return has_cache(context) && llama_get_causal_attn(context);
+void read_cache(llama_model *model, ModelFacts &facts) {
+    SessionOptions options;
+    options.n_ctx = 256;
+    options.n_ubatch = 8;
+    options.n_seq_max = 1;
+    const auto open = [&](bool plain) {
+        options.plain = plain;
+        const ErrorLines lines;
+        ContextPtr context(llama_init_from_model(model, context_params(options, true)));
+        if (!context) {
+            throw upstream_error(GGE_E_FORMAT, "the compute state cannot be made", lines);
+        }
+        return context;
+    };
+    const ContextPtr plain = open(true);
+    facts.has_cache = !llama_model_has_encoder(model) && llama_get_memory(plain.get()) != nullptr;
+    facts.attention =
+        facts.has_cache && llama_get_causal_attn(plain.get()) ? Attention::causal : Attention::bidirectional;
+    facts.cacheless = !llama_model_has_encoder(model) && llama_get_memory(open(false).get()) == nullptr;
 }
 
 namespace {
@@ -224,11 +240,11 @@ bool note_adapter_tensors(ggml_tensor *node, bool, void *used) {
 class LlamaSession final : public BackendSession {
 public:
     // used: where to note the tensors that adapters change, or NULL
-    LlamaSession(llama_model *model, const std::vector<Adapter> &adapters, const SessionOptions &options,
+    LlamaSession(llama_model *model, const std::vector<Adapter> &adapters, const SessionOptions &options, bool on_cpu,
                  std::set<std::string> *used = nullptr)
-        : uses_encode_(llama_model_has_encoder(model)), adapters_(adapters),
+        : options_(options), uses_encode_(llama_model_has_encoder(model)), adapters_(adapters),
           n_scores_(options.rank ? llama_model_n_cls_out(model) : 0), has_mrope_(has_mrope(model)) {
-        llama_context_params p = context_params(options);
+        llama_context_params p = context_params(options, on_cpu);
         p.abort_callback = [](void *self) {
             const auto *abort = static_cast<const LlamaSession *>(self)->abort_;
             return abort != nullptr && abort->load(std::memory_order_relaxed);
@@ -253,8 +269,6 @@ public:
             llama_attach_threadpool(context_.get(), threadpool_.get(), threadpool_.get());
         }
     }
-
-    const llama_context *context() const { return context_.get(); }
 
     void reset(bool wipe) override {
         if (llama_memory_t memory = llama_get_memory(context_.get())) {
@@ -300,7 +314,10 @@ public:
         }
         sequences_ = batch.sequences;
         n_sequences_.assign(n, 1);
-        output_.assign(n, 1);
+        output_.assign(batch.wanted.begin(), batch.wanted.end());
+        if (options_.plain || options_.rank) {
+            output_.assign(n, 1);
+        }
         sequence_of_.resize(n);
         for (size_t i = 0; i < n; ++i) {
             sequence_of_[i] = &sequences_[i];
@@ -373,6 +390,7 @@ private:
         }
     }
 
+    const SessionOptions options_;
     const bool uses_encode_;
     const std::vector<Adapter> &adapters_;
     int32_t adapter_ = 0;
@@ -438,8 +456,9 @@ bool takes_rows(const std::string &architecture) {
 
 class LlamaModel final : public BackendModel {
 public:
-    LlamaModel(const std::string &path, ModelPtr model, std::vector<Adapter> adapters, const ModelFiles &files)
-        : model_(std::move(model)), adapters_(std::move(adapters)) {
+    LlamaModel(const std::string &path, ModelPtr model, std::vector<Adapter> adapters, const ModelFiles &files,
+               bool on_cpu)
+        : model_(std::move(model)), adapters_(std::move(adapters)), on_cpu_(on_cpu) {
         facts_.path = path;
         read_metadata();
         check_shape(model_.get());
@@ -490,7 +509,7 @@ public:
     }
 
     std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
-        return std::make_unique<LlamaSession>(model_.get(), adapters_, options);
+        return std::make_unique<LlamaSession>(model_.get(), adapters_, options, on_cpu_);
     }
 
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return special_tokens_; }
@@ -706,16 +725,16 @@ private:
         options.n_threads = 1;
         options.rank = facts_.n_cls_out > 0;
         std::set<std::string> used;
-        LlamaSession session(model_.get(), adapters_, options, &used);
+        read_cache(model_.get(), facts_);
+        LlamaSession session(model_.get(), adapters_, options, on_cpu_, &used);
         session.use_all_adapters();
-        facts_.has_cache = has_cache(session.context());
-        facts_.attention = is_causal(session.context()) ? Attention::causal : Attention::bidirectional;
         TokenBatch batch;
         const int32_t n = std::min(2, facts_.n_ctx_train);
         for (int32_t i = 0; i < n; ++i) {
             batch.ids.push_back(i == 0 ? 0 : facts_.n_vocab - 1);
             batch.positions.push_back(i);
             batch.sequences.push_back(0);
+            batch.wanted.push_back(1);
         }
         const std::atomic<bool> never{false};
         try {
@@ -729,6 +748,7 @@ private:
 
     ModelPtr model_;
     std::vector<Adapter> adapters_; // freed with the model
+    const bool on_cpu_;             // no layer is elsewhere
     std::vector<std::unique_ptr<BackendTower>> towers_;
     ModelFacts facts_;
     mutable std::optional<RowTable> token_table_; // has a lock of its own
@@ -846,7 +866,8 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
     const Shield shield;
     std::unique_ptr<LlamaModel> loaded;
     try {
-        loaded = std::make_unique<LlamaModel>(path, std::move(opened.model), std::move(opened.adapters), opened.files);
+        loaded = std::make_unique<LlamaModel>(path, std::move(opened.model), std::move(opened.adapters), opened.files,
+                                              device.kind == GGE_DEVICE_CPU);
     } catch (const Error &e) {
         throw Error(e.status(), path + ": " + e.what());
     } catch (const std::runtime_error &e) {

@@ -98,16 +98,21 @@ struct OpenedModel {
 // Checks the files and has upstream load them; without_weights: the tensors exist, but have no memory.
 OpenedModel open_model(const std::string &path, const Device &device, const LoadOptions &options, bool without_weights);
 
-llama_context_params context_params(const SessionOptions &options);
+llama_context_params context_params(const SessionOptions &options, bool on_cpu);
 
-// Whether the model runs through a cache, and whether a token sees only those before it.
-bool has_cache(const llama_context *context);
-bool is_causal(const llama_context *context);
+// Fills in whether the architecture has a cache, whether it can do without, and whether a token sees only those before
+// it.
+void read_cache(llama_model *model, ModelFacts &facts);
 
 gge_pooling read_pooling(const std::string &value);
 
 // Fills in what a classification head is good for; facts has the architecture.
 void read_head(const llama_model *model, const Shapes &tensors, ModelFacts &facts);
+
+// ---------------------------------------------------------------- backend_llama_attention.cpp
+
+// The ggml op that computes packed attention on the CPU. userdata: llama_packed_attention.
+void attend_packed(ggml_tensor *out, int i_thread, int n_threads, void *userdata);
 
 // ---------------------------------------------------------------- backend_llama_files.cpp
 

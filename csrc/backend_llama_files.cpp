@@ -243,9 +243,9 @@ gge_memory memory_of(llama_context *context, int64_t n_outputs) {
 
 namespace {
 
-ContextPtr make_context(llama_model *model, const SessionOptions &options) {
+ContextPtr make_context(llama_model *model, const SessionOptions &options, bool on_cpu) {
     const ErrorLines lines;
-    ContextPtr context(llama_init_from_model(model, context_params(options)));
+    ContextPtr context(llama_init_from_model(model, context_params(options, on_cpu)));
     if (!context) {
         throw upstream_error(GGE_E_FORMAT, "the compute state cannot be made", lines);
     }
@@ -260,13 +260,7 @@ ModelFacts facts_for_size(llama_model *model, const ModelFiles &files) {
     read_head(model, files.tensors, facts);
     facts.n_ctx_train = llama_model_n_ctx_train(model);
     facts.has_state = llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
-    SessionOptions smallest;
-    smallest.n_ctx = 256;
-    smallest.n_ubatch = 8;
-    smallest.n_seq_max = 1;
-    const ContextPtr context = make_context(model, smallest);
-    facts.has_cache = has_cache(context.get());
-    facts.attention = is_causal(context.get()) ? Attention::causal : Attention::bidirectional;
+    read_cache(model, facts);
     return facts;
 }
 
@@ -313,7 +307,7 @@ gge_memory estimate_llama_model(const std::string &path, const Device &device, c
             throw Error(GGE_E_INVALID, "n_ctx is " + std::to_string(session.n_ctx) + ", estimates go up to " +
                                            std::to_string(most_tokens) + "; give a smaller one");
         }
-        const ContextPtr context = make_context(opened.model.get(), session);
+        const ContextPtr context = make_context(opened.model.get(), session, device.kind == GGE_DEVICE_CPU);
         memory = memory_of(context.get(), session.n_ubatch);
     } catch (const Error &e) {
         throw Error(e.status(), path + ": " + e.what());

@@ -508,6 +508,7 @@ void Engine::fill_tokens(const Job &job, const Microbatch &batch) {
             tokens_.sequences.push_back(static_cast<int32_t>(k));
         }
     }
+    tokens_.wanted.assign(tokens_.ids.size(), 1); // SHIM
     media_->fill(batch, tokens_);
 }
 

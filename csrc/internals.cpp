@@ -181,14 +181,31 @@ private:
 // A model file and its compute state, without the engine.
 class Compute {
 public:
-    Compute(const std::string &path, int32_t n_ubatch) {
+    // plain: with all that upstream does; flash_attention: false = upstream's ops, without flash attention
+    Compute(const std::string &path, int32_t n_ubatch, bool plain, bool flash_attention) : plain_(plain) {
         gge::LoadOptions load;
         load.device = "cpu";
         model_ = gge::Model::load(path, load);
         gge::EngineOptions engine;
         engine.n_ubatch = n_ubatch;
         engine.n_threads = 1;
-        session_ = model_->backend().open(gge::largest_session(model_->facts(), engine));
+        engine.flash_attention = flash_attention ? gge::FlashAttention::automatic : gge::FlashAttention::off;
+        gge::SessionOptions session = gge::largest_session(model_->facts(), engine);
+        session.plain = plain;
+        session_ = model_->backend().open(session);
+    }
+
+    bool cacheless() const { return model_->facts().cacheless && !plain_; }
+
+    py::dict memory() const {
+        const gge_memory memory = session_->memory();
+        py::dict bytes;
+        bytes["cache_device"] = memory.cache_device;
+        bytes["cache_host"] = memory.cache_host;
+        bytes["compute_device"] = memory.compute_device;
+        bytes["compute_host"] = memory.compute_host;
+        bytes["output_host"] = memory.output_host;
+        return bytes;
     }
 
     bool has_mrope() const { return model_->facts().has_mrope; }
@@ -200,20 +217,25 @@ public:
         return rows;
     }
 
-    // The token rows of a micro-batch; continues: the sequences go on from the one before. rows: (n, n_embd), what the
+    // The token rows of a micro-batch, or of its wanted tokens (0 or 1 for each); continues: the sequences go on from the one before. rows: (n, n_embd), what the
     // model computes with in place of the ids; with M-RoPE also heights and widths.
     Rows run(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
              const std::optional<Rows> &rows, std::vector<int32_t> heights, std::vector<int32_t> widths,
-             bool continues) {
-        gge::TokenBatch batch{std::move(ids),     std::move(positions), std::move(sequences), {},
-                              std::move(heights), std::move(widths)};
+             bool continues, std::optional<std::vector<uint8_t>> wanted) {
+        gge::TokenBatch batch;
+        batch.ids = std::move(ids);
+        batch.positions = std::move(positions);
+        batch.sequences = std::move(sequences);
+        batch.wanted = wanted ? *std::move(wanted) : std::vector<uint8_t>(batch.ids.size(), 1);
+        batch.heights = std::move(heights);
+        batch.widths = std::move(widths);
         const auto n_embd = static_cast<size_t>(model_->facts().n_embd);
         const size_t n = batch.ids.size();
         if (rows) {
             batch.rows.assign(rows->data(), rows->data() + rows->size());
         }
         const bool grid = rows && has_mrope();
-        if (batch.positions.size() != n || batch.sequences.size() != n || (rows && batch.rows.size() != n * n_embd) ||
+        if (batch.positions.size() != n || batch.sequences.size() != n || batch.wanted.size() != n || (rows && batch.rows.size() != n * n_embd) ||
             (grid && (batch.heights.size() != n || batch.widths.size() != n))) {
             throw py::value_error("the parts of a batch must have one size");
         }
@@ -221,12 +243,14 @@ public:
             session_->reset(false);
         }
         const float *found = session_->compute(batch, std::atomic<bool>{false});
-        Rows out({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(n_embd)});
-        std::copy_n(found, n * n_embd, out.mutable_data());
+        const auto n_rows = static_cast<size_t>(std::count(batch.wanted.begin(), batch.wanted.end(), 1));
+        Rows out({static_cast<py::ssize_t>(n_rows), static_cast<py::ssize_t>(n_embd)});
+        std::copy_n(found, n_rows * n_embd, out.mutable_data());
         return out;
     }
 
 private:
+    const bool plain_;
     std::shared_ptr<const gge::Model> model_;
     std::unique_ptr<gge::BackendSession> session_;
 };
@@ -259,13 +283,16 @@ PYBIND11_MODULE(_ggembed_internals, m) {
         .def("lead", &Vocabulary::lead, py::arg("rest"))
         .def("cut", &Vocabulary::cut, py::arg("prompt"), py::arg("text"), py::arg("n"), py::arg("from_start"));
     py::class_<Compute>(m, "Compute")
-        .def(py::init<std::string, int32_t>(), py::arg("path"), py::arg("n_ubatch") = 0)
+        .def(py::init<std::string, int32_t, bool, bool>(), py::arg("path"), py::arg("n_ubatch") = 0,
+             py::arg("plain") = false, py::arg("flash_attention") = true)
+        .def_property_readonly("cacheless", &Compute::cacheless)
+        .def_property_readonly("memory", &Compute::memory)
         .def_property_readonly("has_mrope", &Compute::has_mrope)
         .def_property_readonly("cannot_take_rows", &Compute::cannot_take_rows)
         .def("token_rows", &Compute::token_rows, py::arg("ids"))
         .def("run", &Compute::run, py::arg("ids"), py::arg("positions"), py::arg("sequences"),
              py::arg("rows") = py::none(), py::arg("heights") = std::vector<int32_t>(),
-             py::arg("widths") = std::vector<int32_t>(), py::arg("continues") = false);
+             py::arg("widths") = std::vector<int32_t>(), py::arg("continues") = false, py::arg("wanted") = py::none());
     bind_media(m);
     bind_towers(m);
     m.attr("UNICODE_VERSION") = gge::unicode_version();
