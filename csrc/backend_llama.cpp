@@ -174,12 +174,22 @@ struct FreeThreadpool {
 };
 } // namespace
 
+namespace {
+
+// The most rows that a kernel for products of matrices takes at once, on any CPU.
+template <typename T> T whole_tiles(T n) {
+    constexpr T tile = 8;
+    return (n + tile - 1) / tile * tile;
+}
+
+} // namespace
+
 llama_context_params context_params(const SessionOptions &options, bool on_cpu) {
     llama_context_params p = llama_context_default_params();
-    p.n_ctx = static_cast<uint32_t>(options.n_ctx);
-    p.n_batch = static_cast<uint32_t>(options.n_ubatch);
-    p.n_ubatch = static_cast<uint32_t>(options.n_ubatch);
-    p.n_seq_max = static_cast<uint32_t>(options.n_seq_max);
+    p.n_ctx = static_cast<uint32_t>(whole_tiles(options.n_ctx));
+    p.n_batch = static_cast<uint32_t>(whole_tiles(options.n_ubatch));
+    p.n_ubatch = p.n_batch;
+    p.n_seq_max = static_cast<uint32_t>(options.n_seq_max) + 1; // and the tokens of nobody
     p.n_threads = options.n_threads;
     p.n_threads_batch = options.n_threads;
     p.pooling_type = options.rank ? LLAMA_POOLING_TYPE_RANK : LLAMA_POOLING_TYPE_NONE;
@@ -237,12 +247,17 @@ bool note_adapter_tensors(ggml_tensor *node, bool, void *used) {
     return false; // its values are of no interest
 }
 
+template <typename T> size_t n_wanted(const std::vector<T> &wanted) {
+    return static_cast<size_t>(std::count(wanted.begin(), wanted.end(), 1));
+}
+
 class LlamaSession final : public BackendSession {
 public:
     // used: where to note the tensors that adapters change, or NULL
     LlamaSession(llama_model *model, const std::vector<Adapter> &adapters, const SessionOptions &options, bool on_cpu,
-                 std::set<std::string> *used = nullptr)
-        : options_(options), uses_encode_(llama_model_has_encoder(model)), adapters_(adapters),
+                 bool is_padded, std::set<std::string> *used = nullptr)
+        : uses_encode_(llama_model_has_encoder(model)), is_padded_(is_padded),
+          n_embd_(static_cast<size_t>(llama_model_n_embd_out(model))), adapters_(adapters),
           n_scores_(options.rank ? llama_model_n_cls_out(model) : 0), has_mrope_(has_mrope(model)) {
         llama_context_params p = context_params(options, on_cpu);
         p.abort_callback = [](void *self) {
@@ -303,33 +318,7 @@ public:
             throw Error(GGE_E_INTERNAL, "a micro-batch has " + std::to_string(n) +
                                             " tokens, the compute state takes 1 to " + std::to_string(n_ubatch_));
         }
-        n_outputs_ = std::max(n_outputs_, static_cast<int64_t>(n));
-        ids_ = batch.ids;
-        rows_ = batch.rows;
-        positions_ = batch.positions;
-        if (has_mrope_ && !rows_.empty()) { // one kind after the other, of which the fourth is not used
-            positions_.insert(positions_.end(), batch.heights.begin(), batch.heights.end());
-            positions_.insert(positions_.end(), batch.widths.begin(), batch.widths.end());
-            positions_.resize(4 * n, 0);
-        }
-        sequences_ = batch.sequences;
-        n_sequences_.assign(n, 1);
-        output_.assign(batch.wanted.begin(), batch.wanted.end());
-        if (options_.plain || options_.rank) {
-            output_.assign(n, 1);
-        }
-        sequence_of_.resize(n);
-        for (size_t i = 0; i < n; ++i) {
-            sequence_of_[i] = &sequences_[i];
-        }
-        llama_batch b{};
-        b.n_tokens = static_cast<int32_t>(n);
-        b.token = rows_.empty() ? ids_.data() : nullptr;
-        b.embd = rows_.empty() ? nullptr : rows_.data();
-        b.pos = positions_.data();
-        b.n_seq_id = n_sequences_.data();
-        b.seq_id = sequence_of_.data();
-        b.logits = output_.data();
+        const llama_batch b = padded(batch);
 
         const ErrorLines lines;
         abort_ = &abort;
@@ -341,7 +330,7 @@ public:
                                     "no memory for " + std::to_string(n) + " tokens: " + lines.text("no reason given"))
                          : upstream_error(GGE_E_INTERNAL, "llama.cpp failed with code " + std::to_string(code), lines);
         }
-        const float *rows = n_scores_ > 0 ? gather_scores(batch) : llama_get_embeddings(context_.get());
+        const float *rows = n_scores_ > 0 ? gather_scores(batch) : gather_rows(batch);
         if (rows == nullptr) {
             throw Error(GGE_E_UNSUPPORTED, "llama.cpp computes no embeddings for this architecture");
         }
@@ -354,6 +343,77 @@ private:
     void use_adapters(std::vector<llama_adapter_lora *> adapters, float scale) {
         std::vector<float> scales(adapters.size(), scale);
         llama_set_adapters_lora(context_.get(), adapters.data(), adapters.size(), scales.data());
+    }
+
+    // Upstream's batch. Kernels for products of matrices take other ways where rows remain at the end, which gives other
+    // last bits; in whole tiles a row is the same whatever is packed beside it. So tokens of nobody stand at the end, and
+    // some rows that nobody wants are computed.
+    llama_batch padded(const TokenBatch &batch) {
+        const size_t n = batch.ids.size();
+        const size_t n_padded = is_padded_ ? whole_tiles(n) : n;
+        ids_ = batch.ids;
+        ids_.resize(n_padded, 0);
+        rows_ = batch.rows;
+        if (!rows_.empty()) {
+            rows_.resize(rows_.size() / n * n_padded);
+        }
+        positions_ = batch.positions;
+        positions_.resize(n_padded);
+        if (has_mrope_ && !rows_.empty()) { // one kind after the other, of which the fourth is not used
+            positions_.insert(positions_.end(), batch.heights.begin(), batch.heights.end());
+            positions_.resize(2 * n_padded);
+            positions_.insert(positions_.end(), batch.widths.begin(), batch.widths.end());
+            positions_.resize(4 * n_padded);
+        }
+        sequences_ = batch.sequences;
+        sequences_.resize(n_padded, batch.sequences.back() + 1);
+        n_sequences_.assign(n_padded, 1);
+        sequence_of_.resize(n_padded);
+        for (size_t i = 0; i < n_padded; ++i) {
+            sequence_of_[i] = &sequences_[i];
+        }
+        output_.assign(batch.wanted.begin(), batch.wanted.end());
+        output_.resize(n_padded, 0);
+        if (is_padded_) {
+            size_t n_missing = whole_tiles(n_wanted(output_)) - n_wanted(output_);
+            for (size_t i = n_padded; n_missing > 0 && i-- > 0;) {
+                n_missing -= output_[i] == 0 ? 1 : 0;
+                output_[i] = 1;
+            }
+        } else {
+            output_.assign(n_padded, 1);
+        }
+        n_outputs_ = std::max(n_outputs_, static_cast<int64_t>(n_wanted(output_)));
+
+        llama_batch b{};
+        b.n_tokens = static_cast<int32_t>(n_padded);
+        b.token = rows_.empty() ? ids_.data() : nullptr;
+        b.embd = rows_.empty() ? nullptr : rows_.data();
+        b.pos = positions_.data();
+        b.n_seq_id = n_sequences_.data();
+        b.seq_id = sequence_of_.data();
+        b.logits = output_.data();
+        return b;
+    }
+
+    // Moves the wanted rows together, in upstream's buffer.
+    const float *gather_rows(const TokenBatch &batch) {
+        float *rows = llama_get_embeddings(context_.get());
+        if (rows == nullptr || n_wanted(output_) == n_wanted(batch.wanted)) {
+            return rows;
+        }
+        float *from = rows;
+        float *to = rows;
+        for (size_t i = 0; i < batch.wanted.size(); ++i) {
+            if (batch.wanted[i] != 0) {
+                if (from != to) {
+                    std::copy_n(from, n_embd_, to);
+                }
+                to += n_embd_;
+            }
+            from += output_[i] != 0 ? n_embd_ : 0;
+        }
+        return rows;
     }
 
     const float *gather_scores(const TokenBatch &batch) {
@@ -390,8 +450,9 @@ private:
         }
     }
 
-    const SessionOptions options_;
     const bool uses_encode_;
+    const bool is_padded_;
+    const size_t n_embd_;
     const std::vector<Adapter> &adapters_;
     int32_t adapter_ = 0;
     float scale_ = 1.0F;
@@ -509,7 +570,8 @@ public:
     }
 
     std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
-        return std::make_unique<LlamaSession>(model_.get(), adapters_, options, on_cpu_);
+        return std::make_unique<LlamaSession>(model_.get(), adapters_, options, on_cpu_,
+                                              facts_.cacheless && !options.plain && !options.rank);
     }
 
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return special_tokens_; }
@@ -726,7 +788,7 @@ private:
         options.rank = facts_.n_cls_out > 0;
         std::set<std::string> used;
         read_cache(model_.get(), facts_);
-        LlamaSession session(model_.get(), adapters_, options, on_cpu_, &used);
+        LlamaSession session(model_.get(), adapters_, options, on_cpu_, facts_.cacheless && !options.rank, &used);
         session.use_all_adapters();
         TokenBatch batch;
         const int32_t n = std::min(2, facts_.n_ctx_train);

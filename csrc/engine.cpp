@@ -19,8 +19,8 @@ namespace {
 constexpr int64_t default_n_ubatch = 512;
 // Rows that a media encoder makes together.
 constexpr int64_t default_n_tower_batch = 2048;
-// Upstream's limit on sequence ids.
-constexpr int64_t max_n_seq = 256;
+// Upstream has 256 sequence ids, of which a backend may need one.
+constexpr int64_t max_n_seq = 255;
 // Faults in upstream that a call may meet and go on.
 constexpr int max_n_faults = 8;
 // Each sequence of a recurrent model needs its own state.

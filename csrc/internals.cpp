@@ -220,8 +220,8 @@ public:
     // The token rows of a micro-batch, or of its wanted tokens (0 or 1 for each); continues: the sequences go on from the one before. rows: (n, n_embd), what the
     // model computes with in place of the ids; with M-RoPE also heights and widths.
     Rows run(std::vector<int32_t> ids, std::vector<int32_t> positions, std::vector<int32_t> sequences,
-             const std::optional<Rows> &rows, std::vector<int32_t> heights, std::vector<int32_t> widths,
-             bool continues, std::optional<std::vector<uint8_t>> wanted) {
+             const std::optional<Rows> &rows, std::vector<int32_t> heights, std::vector<int32_t> widths, bool continues,
+             std::optional<std::vector<uint8_t>> wanted) {
         gge::TokenBatch batch;
         batch.ids = std::move(ids);
         batch.positions = std::move(positions);
@@ -235,7 +235,8 @@ public:
             batch.rows.assign(rows->data(), rows->data() + rows->size());
         }
         const bool grid = rows && has_mrope();
-        if (batch.positions.size() != n || batch.sequences.size() != n || batch.wanted.size() != n || (rows && batch.rows.size() != n * n_embd) ||
+        if (batch.positions.size() != n || batch.sequences.size() != n || batch.wanted.size() != n ||
+            (rows && batch.rows.size() != n * n_embd) ||
             (grid && (batch.heights.size() != n || batch.widths.size() != n))) {
             throw py::value_error("the parts of a batch must have one size");
         }
