@@ -25,6 +25,8 @@ constexpr int64_t max_n_seq = 255;
 constexpr int max_n_faults = 8;
 // Each sequence of a recurrent model needs its own state.
 constexpr int64_t default_n_seq_with_state = 16;
+// Tokens that the compute state grows by.
+constexpr int64_t growth_step = 256;
 
 int64_t round_up(int64_t n, int64_t step) {
     return (n + step - 1) / step * step;
@@ -56,26 +58,29 @@ SessionOptions first_session(const ModelFacts &facts, const EngineOptions &optio
     return s;
 }
 
-// Room for an input of that many tokens: as a whole in a micro-batch, or, if it may be split, in the cache.
-SessionOptions grown(SessionOptions s, int64_t longest, int64_t n_ctx, bool may_split) {
-    const bool whole = s.rank || !may_split;
-    if (longest > (whole ? s.n_ubatch : s.n_ctx)) {
-        s.n_ctx = std::max(s.n_ctx, round_up(longest, 256));
-        if (whole) {
-            s.n_ubatch = std::min(round_up(longest, 256), round_up(n_ctx, 8));
+// The first session with room for an input of that many tokens: in the cache if it is split, else in a micro-batch.
+SessionOptions grown(SessionOptions first, int64_t longest, int64_t n_ctx, bool splits) {
+    if (longest > first.n_ctx) {
+        first.n_ctx = round_up(longest, growth_step);
+        if (!splits) {
+            first.n_ctx = std::min(first.n_ctx, round_up(n_ctx, 8));
+            first.n_ubatch = first.n_ctx;
         }
     }
-    return s;
+    return first;
 }
 
 int64_t tower_batch(const EngineOptions &options) {
     return options.n_tower_batch > 0 ? options.n_tower_batch : default_n_tower_batch;
 }
 
+bool is_causal(const ModelFacts &facts, AttentionChoice attention) {
+    return attention == AttentionChoice::from_file ? facts.attention == Attention::causal
+                                                   : attention == AttentionChoice::causal;
+}
+
 bool may_split(const ModelFacts &facts, AttentionChoice attention) {
-    const bool causal = attention == AttentionChoice::from_file ? facts.attention == Attention::causal
-                                                                : attention == AttentionChoice::causal;
-    return facts.has_cache && causal;
+    return facts.has_cache && !facts.cacheless && is_causal(facts, attention);
 }
 
 std::string too_long(const Tokens &tokens, int64_t i, int64_t n_ctx) {
@@ -148,7 +153,8 @@ std::pair<gge_status, std::string> describe(const std::exception_ptr &error) {
 
 SessionOptions largest_session(const ModelFacts &facts, const EngineOptions &options) {
     const int64_t n_ctx = longest_input(facts, options);
-    return grown(first_session(facts, options), n_ctx, n_ctx, may_split(facts, options.attention));
+    const SessionOptions first = first_session(facts, options);
+    return grown(first, n_ctx, n_ctx, may_split(facts, options.attention) && !first.rank);
 }
 
 gge_memory estimate(const std::string &path, const LoadOptions &load, const EngineOptions &options) {
@@ -195,6 +201,15 @@ struct Engine::Job {
 
     int64_t n_tokens_of(int64_t i) const { return n_tokens[static_cast<size_t>(i)]; }
 
+    // Tokens of the longest input that has no more than that, 0 if there is none.
+    int64_t longest_up_to(int64_t limit) const {
+        int64_t longest = 0;
+        for (const int64_t n : n_tokens) {
+            longest = n <= limit ? std::max(longest, n) : longest;
+        }
+        return longest;
+    }
+
     // Notes that input i has no row, or fails the call if the caller does not collect.
     void fail(int64_t i, gge_status why, const std::string &message) {
         if (!options.report.collects()) {
@@ -217,17 +232,12 @@ struct Engine::Job {
 };
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
-    : model_(std::move(model)), may_split_(may_split(model_->facts(), options.attention)) {
-    const ModelFacts &f = model_->facts();
-    session_options_ = first_session(f, options);
-    n_ctx_ = longest_input(f, options);
-    n_threads_ = session_options_.n_threads;
-    attention_ = options.attention == AttentionChoice::from_file
-                     ? (f.attention == Attention::causal ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL)
-                     : (may_split_ ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL);
-
+    : model_(std::move(model)), may_split_(may_split(model_->facts(), options.attention)),
+      n_ctx_(longest_input(model_->facts(), options)), first_session_(first_session(model_->facts(), options)),
+      attention_(is_causal(model_->facts(), options.attention) ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL),
+      session_options_(first_session_) {
     session_ = model_->backend().open(session_options_);
-    media_ = std::make_unique<MediaRows>(*model_, n_threads_, tower_batch(options));
+    media_ = std::make_unique<MediaRows>(*model_, first_session_.n_threads, tower_batch(options));
     worker_ = std::thread(&Engine::work, this);
 }
 
@@ -274,12 +284,11 @@ void Engine::abort() noexcept {
 }
 
 gge_engine_info Engine::info() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
     gge_engine_info info{};
     info.n_ctx = static_cast<int32_t>(n_ctx_);
-    info.n_ubatch = static_cast<int32_t>(session_options_.n_ubatch);
-    info.n_seq_max = static_cast<int32_t>(session_options_.n_seq_max);
-    info.n_threads = n_threads_;
+    info.n_ubatch = static_cast<int32_t>(first_session_.n_ubatch);
+    info.n_seq_max = static_cast<int32_t>(first_session_.n_seq_max);
+    info.n_threads = first_session_.n_threads;
     info.attention = attention_;
     return info;
 }
@@ -427,25 +436,33 @@ void Engine::work() noexcept {
 }
 
 void Engine::run(Job &job) {
-    const auto longest = std::max_element(job.n_tokens.begin(), job.n_tokens.end());
-    const bool rank = job.pooling == GGE_POOLING_RANK;
-    try {
-        fit_session(*longest, rank);
-    } catch (const Error &e) {
-        if (e.status() != GGE_E_MEMORY) {
-            throw;
+    const std::string lack = find_room(job);
+    for (int64_t i = 0; !lack.empty() && i < job.tokens.n_texts(); ++i) {
+        if (job.n_tokens_of(i) > session_options_.n_ctx) {
+            job.fail(i, GGE_E_MEMORY,
+                     job.tokens.name(i) + " has " + std::to_string(job.n_tokens_of(i)) +
+                         " tokens, there is memory for " + std::to_string(session_options_.n_ctx) + ": " + lack);
         }
-        const int64_t limit = longest_that_fits(rank);
-        for (int64_t i = 0; i < job.tokens.n_texts(); ++i) {
-            if (job.n_tokens_of(i) > limit) {
-                job.fail(i, GGE_E_MEMORY,
-                         job.tokens.name(i) + " has " + std::to_string(job.n_tokens_of(i)) +
-                             " tokens, there is memory for " + std::to_string(limit) + ": " + e.what());
-            }
-        }
-        fit_session(limit, rank);
     }
     run_plan(job, plan(job.n_tokens, limits()));
+}
+
+// Makes room for the longest input of a job, or for the longest that there is memory for: returns why not for more.
+std::string Engine::find_room(const Job &job) {
+    const bool rank = job.pooling == GGE_POOLING_RANK;
+    std::string lack;
+    for (int64_t longest = job.longest_up_to(n_ctx_);;) {
+        try {
+            fit_session(longest, rank);
+            return lack;
+        } catch (const Error &e) {
+            if (e.status() != GGE_E_MEMORY || longest <= first_session_.n_ctx) {
+                throw;
+            }
+            lack = e.what();
+        }
+        longest = job.longest_up_to((longest - 1) / growth_step * growth_step); // that a smaller session has room for
+    }
 }
 
 void Engine::run_plan(Job &job, const std::vector<Microbatch> &batches) {
@@ -493,10 +510,29 @@ void Engine::retry_alone(Job &job, const Microbatch &batch, const Error &error) 
     }
 }
 
+// A micro-batch must give at least one row, so that a piece without pooled tokens gives one that is not pooled.
+Engine::ReadRows Engine::rows_to_read(const Job &job, const Piece &piece) {
+    const int64_t n = piece.end - piece.begin;
+    if (job.pooling == GGE_POOLING_LAST) {
+        return {piece.end - 1, 1, true};
+    }
+    if (job.pooling == GGE_POOLING_CLS) {
+        return {piece.begin, 1, true};
+    }
+    const auto pooled = job.tokens.pooled.find(piece.i_input);
+    if (job.pooling != GGE_POOLING_MEAN || pooled == job.tokens.pooled.end()) {
+        return {piece.begin, n, true};
+    }
+    const int64_t begin = std::max(piece.begin, pooled->second.begin);
+    const int64_t end = std::min(piece.end, pooled->second.end);
+    return begin < end ? ReadRows{begin, end - begin, true} : ReadRows{piece.end - 1, 1, false};
+}
+
 void Engine::fill_tokens(const Job &job, const Microbatch &batch) {
     tokens_.ids.clear();
     tokens_.positions.clear();
     tokens_.sequences.clear();
+    tokens_.wanted.clear();
     for (size_t k = 0; k < batch.pieces.size(); ++k) {
         const Piece &piece = batch.pieces[k];
         const int64_t first = job.tokens.offsets[static_cast<size_t>(piece.i_input)];
@@ -507,8 +543,10 @@ void Engine::fill_tokens(const Job &job, const Microbatch &batch) {
                                                                      : job.tokens.positions[at].t);
             tokens_.sequences.push_back(static_cast<int32_t>(k));
         }
+        const ReadRows read = rows_to_read(job, piece);
+        tokens_.wanted.resize(tokens_.ids.size(), 0);
+        std::fill_n(tokens_.wanted.end() - (piece.end - read.begin), read.n, uint8_t{1});
     }
-    tokens_.wanted.assign(tokens_.ids.size(), 1); // SHIM
     media_->fill(batch, tokens_);
 }
 
@@ -534,19 +572,14 @@ void Engine::compute(Job &job, const Microbatch &batch) {
         throw;
     }
     for (const Piece &piece : batch.pieces) {
-        write_rows(job, piece, rows);
-        rows += n_rows(job, piece) * job.format.n_embd;
+        const size_t n = job.pooling == GGE_POOLING_RANK ? 1 : static_cast<size_t>(rows_to_read(job, piece).n);
+        write_rows(job, piece, rows, n);
+        rows += n * job.format.n_embd;
     }
 }
 
-// The rows that the backend computes for a piece: one of each token, or the scores of a whole input.
-size_t Engine::n_rows(const Job &job, const Piece &piece) {
-    return job.pooling == GGE_POOLING_RANK ? 1 : static_cast<size_t>(piece.end - piece.begin);
-}
-
-// rows: what the backend computed for a piece
-void Engine::write_rows(Job &job, const Piece &piece, const float *rows) {
-    const size_t n = n_rows(job, piece);
+// rows: the n rows that the backend computed for a piece
+void Engine::write_rows(Job &job, const Piece &piece, const float *rows, size_t n) {
     const int64_t i = piece.i_input;
     const bool ends = piece.end == job.n_tokens_of(i);
     bool finite = true;
@@ -559,14 +592,7 @@ void Engine::write_rows(Job &job, const Piece &piece, const float *rows) {
         if (piece.begin == 0) {
             job.pooler.start();
         }
-        int64_t begin = 0;
-        auto end = static_cast<int64_t>(n);
-        if (const auto pooled = job.tokens.pooled.find(i);
-            pooled != job.tokens.pooled.end() && job.pooling == GGE_POOLING_MEAN) {
-            begin = std::clamp(pooled->second.begin - piece.begin, begin, end);
-            end = std::clamp(pooled->second.end - piece.begin, begin, end);
-        }
-        job.pooler.add(rows + static_cast<size_t>(begin) * job.format.n_embd, static_cast<size_t>(end - begin));
+        job.pooler.add(rows, rows_to_read(job, piece).pooled ? n : 0);
         if (ends) {
             job.pooler.finish(job.pooled.data());
             finite = job.writer.write(job.pooled.data(), job.row(i));
@@ -619,27 +645,30 @@ void Engine::wipe() {
 }
 
 // There is one session: a reranker that also computes rows opens it anew for each change, which takes less memory than
-// two.
+// two. One that was grown is kept as long as calls have long inputs.
 void Engine::fit_session(int64_t longest, bool rank) {
-    if (rank == session_options_.rank && longest <= longest_that_fits(rank)) {
+    const int64_t budget = first_session_.n_ctx;
+    const bool is_grown = session_options_.n_ctx > budget;
+    if (session_ != nullptr && rank == session_options_.rank && longest <= session_options_.n_ctx &&
+        is_grown == (longest > budget)) {
         return;
     }
-    SessionOptions wanted = session_options_;
+    SessionOptions wanted = first_session_;
     wanted.rank = rank;
-    wanted = grown(wanted, longest, n_ctx_, may_split_);
+    wanted = grown(wanted, longest, n_ctx_, splits(rank));
     session_.reset(); // before the new one is made, so that both need not fit at once
     session_ = model_->backend().open(wanted);
-    const std::lock_guard<std::mutex> lock(mutex_);
     session_options_ = wanted;
 }
 
 PlanLimits Engine::limits() const {
-    return {session_options_.n_ubatch, session_options_.n_seq_max, may_split_ && !session_options_.rank};
+    return {first_session_.n_ubatch, session_options_.n_ubatch, first_session_.n_seq_max,
+            splits(session_options_.rank)};
 }
 
 // Scores come out of the last micro-batch of a sequence alone, so that an input to be ranked is never split.
-int64_t Engine::longest_that_fits(bool rank) const {
-    return may_split_ && !rank ? session_options_.n_ctx : session_options_.n_ubatch;
+bool Engine::splits(bool rank) const {
+    return may_split_ && !rank;
 }
 
 } // namespace gge

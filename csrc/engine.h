@@ -40,31 +40,39 @@ public:
 private:
     struct Job;
 
+    // Of a piece, the rows of tokens that are read: n from begin.
+    struct ReadRows {
+        int64_t begin;
+        int64_t n;
+        bool pooled;
+    };
+
     void work() noexcept;
     void run(Job &job);
+    std::string find_room(const Job &job);
     void run_plan(Job &job, const std::vector<Microbatch> &batches);
     void compute(Job &job, const Microbatch &batch);
     void fill_tokens(const Job &job, const Microbatch &batch);
-    void write_rows(Job &job, const Piece &piece, const float *rows);
+    void write_rows(Job &job, const Piece &piece, const float *rows, size_t n);
     void retry_alone(Job &job, const Microbatch &batch, const Error &error);
     void retry_not_finite(Job &job);
     void run_alone(Job &job, int64_t i_input);
     void wipe();
     void wait(Job &job);
     void finish(Job &job);
-    static size_t n_rows(const Job &job, const Piece &piece);
+    static ReadRows rows_to_read(const Job &job, const Piece &piece);
     void fit_session(int64_t longest, bool rank);
     PlanLimits limits() const;
-    int64_t longest_that_fits(bool rank) const;
+    bool splits(bool rank) const;
 
     const std::shared_ptr<const Model> model_;
-    const bool may_split_; // a long input may span micro-batches
-    int64_t n_ctx_;        // longest input that is accepted
-    int32_t n_threads_;
-    gge_attention attention_;
+    const bool may_split_;               // a long input may span micro-batches
+    const int64_t n_ctx_;                // longest input that is accepted
+    const SessionOptions first_session_; // n_ubatch: the budget of micro-batches
+    const gge_attention attention_;
 
-    // Owned by the worker once it runs. session_options_ is read elsewhere under mutex_.
-    SessionOptions session_options_;
+    // Owned by the worker once it runs.
+    SessionOptions session_options_; // with room for the longest input of late
     std::unique_ptr<BackendSession> session_;
     std::unique_ptr<MediaRows> media_;
     TokenBatch tokens_;

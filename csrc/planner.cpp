@@ -24,14 +24,15 @@ std::vector<Microbatch> plan(const std::vector<int64_t> &n_tokens, const PlanLim
     for (const int64_t i : order) {
         const int64_t n = length(i);
         if (n > limits.n_ubatch) {
-            if (!limits.may_split) {
+            const int64_t most = limits.may_split ? limits.n_ubatch : limits.n_tokens_max;
+            if (n > most && !limits.may_split) {
                 throw Error(GGE_E_INTERNAL,
                             "an input of " + std::to_string(n) + " tokens does not fit a micro-batch of " +
-                                std::to_string(limits.n_ubatch),
+                                std::to_string(most),
                             i);
             }
-            for (int64_t begin = 0; begin < n; begin += limits.n_ubatch) {
-                const int64_t end = std::min(n, begin + limits.n_ubatch);
+            for (int64_t begin = 0; begin < n; begin += most) {
+                const int64_t end = std::min(n, begin + most);
                 batches.push_back({{{i, begin, end}}, end - begin, begin > 0});
             }
             continue;

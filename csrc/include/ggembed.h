@@ -449,8 +449,9 @@ typedef struct gge_engine gge_engine;
 typedef struct gge_engine_options {
     size_t struct_size;
     int32_t n_ctx;              /* longest input in tokens; 0 = n_ctx_train of the model, which is also the limit */
-    int32_t n_ubatch;           /* tokens that go through the model together; 0 = chosen. Grows by itself for a longer
-                                input that has to fit as a whole */
+    int32_t n_ubatch;           /* tokens that go through the model together, the budget that inputs are packed up to;
+                                0 = chosen. A longer input goes through alone: whole if the model allows nothing else or
+                                needs no cache for it, which takes memory until calls without long inputs come */
     int32_t n_seq_max;          /* most sequences packed into one micro-batch, at most 256; 0 = chosen */
     int32_t n_threads;          /* CPU threads; 0 = the physical cores that the process may use */
     gge_attention attention;    /* override of the file's attention type */
@@ -478,7 +479,7 @@ void gge_engine_free(gge_engine *engine);
 typedef struct gge_engine_info {
     size_t struct_size;
     int32_t n_ctx;    /* longest input that is accepted */
-    int32_t n_ubatch; /* current token budget of a micro-batch */
+    int32_t n_ubatch; /* token budget of a micro-batch */
     int32_t n_seq_max;
     int32_t n_threads;
     gge_attention attention; /* in use; never DEFAULT */
@@ -590,10 +591,10 @@ typedef struct gge_memory {
     size_t struct_size;
     int64_t weights_device;
     int64_t weights_host; /* mapped from the file where mmap is on: shared between processes */
-    int64_t cache_device; /* key/value cache, for inputs of n_ctx tokens */
+    int64_t cache_device; /* key/value cache, for inputs of n_ctx tokens; 0 for models that need none */
     int64_t cache_host;
-    int64_t compute_device; /* buffers of the graphs, for micro-batches of n_ubatch tokens and passes of media encoders
-                               over n_tower_batch rows */
+    int64_t compute_device; /* buffers of the graphs, for micro-batches of n_ubatch tokens, or n_ctx where long inputs
+                               run whole, and passes of media encoders over n_tower_batch rows */
     int64_t compute_host;
     int64_t output_host; /* rows and logits that llama.cpp and the encoders keep */
 } gge_memory;

@@ -29,6 +29,7 @@ constexpr int32_t n_cls_out = 2;
 struct Log {
     std::mutex mutex;
     std::vector<std::vector<int32_t>> batches; // ids
+    std::vector<std::vector<uint8_t>> wanted;  // of each of them
     std::vector<gge::TokenBatch> batches_of_rows;
     std::vector<gge::SessionOptions> opened;
     int n_wipes = 0;
@@ -38,12 +39,32 @@ struct Log {
         const std::lock_guard<std::mutex> lock(mutex);
         return batches;
     }
+
+    // Tokens of each batch.
+    std::vector<size_t> sizes() {
+        const std::lock_guard<std::mutex> lock(mutex);
+        std::vector<size_t> sizes;
+        for (const auto &batch : batches) {
+            sizes.push_back(batch.size());
+        }
+        return sizes;
+    }
+
+    // Tokens that the sessions had room for.
+    std::vector<size_t> capacities() {
+        const std::lock_guard<std::mutex> lock(mutex);
+        std::vector<size_t> capacities;
+        for (const gge::SessionOptions &options : opened) {
+            capacities.push_back(static_cast<size_t>(options.n_ubatch));
+        }
+        return capacities;
+    }
 };
 
 class Session final : public gge::BackendSession {
 public:
-    Session(gge::SessionOptions options, Log &log, bool has_mrope)
-        : options_(options), log_(log), has_mrope_(has_mrope) {}
+    Session(gge::SessionOptions options, Log &log, const gge::ModelFacts &facts)
+        : options_(options), log_(log), has_mrope_(facts.has_mrope), cacheless_(facts.cacheless) {}
 
     void reset(bool wipe) override {
         seen_.clear();
@@ -64,11 +85,15 @@ public:
         {
             const std::lock_guard<std::mutex> lock(log_.mutex);
             log_.batches.push_back(batch.ids);
+            log_.wanted.push_back(batch.wanted);
             if (!batch.rows.empty()) {
                 log_.batches_of_rows.push_back(batch);
             }
         }
         check_rows(batch);
+        if (cacheless_) {
+            seen_.clear();
+        }
         const int32_t n_seq = batch.sequences.back() + 1;
         if (n_seq > options_.n_seq_max) {
             throw gge::Error(GGE_E_INTERNAL, "too many sequences");
@@ -105,6 +130,8 @@ public:
                 float *scores = rows_.data() + static_cast<size_t>(batch.sequences[t] * n_cls_out);
                 scores[0] = first;
                 scores[1] = static_cast<float>(n_seen);
+            }
+            if (options_.rank || batch.wanted[t] == 0) {
                 continue;
             }
             rows_.push_back(first);
@@ -119,6 +146,10 @@ public:
 private:
     void check_rows(const gge::TokenBatch &batch) const {
         const size_t n = batch.ids.size();
+        const auto is_wanted = [](uint8_t wanted) { return wanted == 1; };
+        if (batch.wanted.size() != n || std::none_of(batch.wanted.begin(), batch.wanted.end(), is_wanted)) {
+            throw gge::Error(GGE_E_INTERNAL, "a batch wants no rows");
+        }
         const size_t n_places = batch.rows.empty() || !has_mrope_ ? 0 : n;
         const bool lacks_rows =
             batch.rows.empty() && std::find(batch.ids.begin(), batch.ids.end(), -1) != batch.ids.end();
@@ -131,6 +162,7 @@ private:
     gge::SessionOptions options_;
     Log &log_;
     bool has_mrope_;
+    bool cacheless_;
     std::map<int32_t, int64_t> seen_;
     bool wiped_ = false;
     float shift_ = 0.0F;
@@ -180,7 +212,7 @@ public:
             throw gge::Error(GGE_E_MEMORY, "no memory for the compute state");
         }
         log_.opened.push_back(options);
-        return std::make_unique<Session>(options, log_, facts_.has_mrope);
+        return std::make_unique<Session>(options, log_, facts_);
     }
 
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return known_special; }

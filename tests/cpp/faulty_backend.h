@@ -86,11 +86,10 @@ public:
         if (poison.empty()) {
             return rows;
         }
-        const size_t n_rows = rank_ ? static_cast<size_t>(batch.sequences.back()) + 1 : batch.ids.size();
-        rows_.assign(rows, rows + n_rows * width_);
-        for (size_t r = 0; r < n_rows; ++r) {
-            const int32_t sequence = rank_ ? static_cast<int32_t>(r) : batch.sequences[r];
-            if (const auto found = poison.find(sequence); found != poison.end()) {
+        const std::vector<int32_t> sequences = sequences_of_rows(batch);
+        rows_.assign(rows, rows + sequences.size() * width_);
+        for (size_t r = 0; r < sequences.size(); ++r) {
+            if (const auto found = poison.find(sequences[r]); found != poison.end()) {
                 rows_[r * width_] = found->second;
             }
         }
@@ -98,6 +97,16 @@ public:
     }
 
 private:
+    std::vector<int32_t> sequences_of_rows(const gge::TokenBatch &batch) const {
+        std::vector<int32_t> sequences;
+        for (size_t t = 0; t < batch.ids.size(); ++t) {
+            if (rank_ ? t == 0 || batch.sequences[t] != batch.sequences[t - 1] : batch.wanted[t] != 0) {
+                sequences.push_back(batch.sequences[t]);
+            }
+        }
+        return sequences;
+    }
+
     static void fail(Kind kind, const std::atomic<bool> &abort) {
         switch (kind) {
         case Kind::no_memory: throw gge::Error(GGE_E_MEMORY, "injected: no memory");

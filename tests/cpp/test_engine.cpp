@@ -68,6 +68,34 @@ struct Setup {
     std::unique_ptr<Engine> engine;
 };
 
+using Row = std::vector<float>;
+using Sizes = std::vector<size_t>;
+
+Row at(const std::vector<float> &rows, std::ptrdiff_t i) {
+    return {rows.begin() + 4 * i, rows.begin() + 4 * i + 4};
+}
+
+// What models are like.
+void causal(fake::Model &) {}
+
+void bidirectional(fake::Model &m) {
+    m.facts().has_cache = false;
+    m.facts().attention = Attention::bidirectional;
+}
+
+void cacheless(fake::Model &m) {
+    m.facts().cacheless = true;
+}
+
+void can_rank(fake::Model &m) {
+    m.facts().n_cls_out = fake::n_cls_out;
+}
+
+void reranker(fake::Model &m) {
+    can_rank(m);
+    m.facts().pooling = GGE_POOLING_RANK;
+}
+
 std::vector<int32_t> sequence(int32_t from, int32_t n) {
     std::vector<int32_t> ids;
     for (int32_t i = 0; i < n; ++i) {
@@ -113,17 +141,66 @@ TEST(each_pooling_sees_all_pieces_of_a_long_input) {
     }
 }
 
-TEST(bidirectional_input_runs_as_a_whole_and_the_session_grows_for_it) {
-    Setup s(small(), [](fake::Model &m) {
-        m.facts().has_cache = false;
-        m.facts().attention = Attention::bidirectional;
-    });
-    const auto out = s.encode(s.tokens({sequence(0, 300)}), raw(GGE_POOLING_LAST));
-    CHECK_EQ(out[2], 300.0F);
-    CHECK_EQ(s.log.get_batches().size(), size_t{1});
-    CHECK_EQ(s.log.opened.size(), size_t{2});
-    CHECK_EQ(s.log.opened[1].n_ubatch, 512);
-    CHECK_EQ(s.engine->info().n_ubatch, 512);
+TEST(long_input_runs_whole_and_alone_and_the_session_grows_for_it) {
+    for (const auto kind : {bidirectional, cacheless}) {
+        Setup s(small(), kind);
+        const auto out = s.encode(s.tokens({{1}, sequence(0, 300), {2}, sequence(0, 17)}), raw(GGE_POOLING_LAST));
+        CHECK(at(out, 1) == Row({99, 299, 300, 1}));
+        CHECK(at(out, 3) == Row({16, 16, 17, 1}));
+        CHECK(s.log.sizes() == Sizes({300, 17, 2}));
+        CHECK(s.log.capacities() == Sizes({16, 512}));
+        CHECK_EQ(s.log.opened.back().n_ctx, 512); // no more than the micro-batch, as there is no cache
+    }
+}
+
+TEST(micro_batches_of_a_grown_session_stay_in_their_budget) {
+    for (const auto kind : {bidirectional, cacheless}) {
+        Setup s(small(), kind);
+        s.encode(s.tokens({sequence(0, 300), sequence(0, 8), sequence(0, 8), sequence(0, 8)}));
+        CHECK(s.log.sizes() == Sizes({300, 16, 8}));
+        CHECK_EQ(s.engine->info().n_ubatch, 16);
+    }
+}
+
+TEST(a_grown_session_shrinks_when_a_call_has_no_long_input) {
+    for (const auto kind : {bidirectional, cacheless}) {
+        Setup s(small(), kind);
+        s.encode(s.tokens({sequence(0, 300)}));
+        s.encode(s.tokens({sequence(0, 20)})); // has room already
+        CHECK(s.log.capacities() == Sizes({16, 512}));
+        s.encode(s.tokens({sequence(0, 16)}));
+        s.encode(s.tokens({{1}, {2}}));
+        CHECK(s.log.capacities() == Sizes({16, 512, 16}));
+        s.encode(s.tokens({sequence(0, 600)}));
+        CHECK(s.log.capacities() == Sizes({16, 512, 16, 768}));
+    }
+}
+
+TEST(a_session_has_no_more_room_than_the_context) {
+    EngineOptions o = small();
+    o.n_ctx = 300;
+    Setup s(o, cacheless);
+    CHECK(check::contains(CHECK_THROWS(GGE_E_TOO_LONG, s.encode(s.tokens({sequence(0, 301)}))), "holds 300"));
+    CHECK_EQ(s.encode(s.tokens({sequence(0, 300)}))[2], 300.0F);
+    CHECK(s.log.capacities() == Sizes({16, 304}));
+}
+
+TEST(largest_session_is_the_one_that_the_longest_input_gets) {
+    for (const auto kind : {causal, bidirectional, cacheless, reranker}) {
+        for (const int32_t n_ctx : {0, 8, 300}) {
+            EngineOptions o = small();
+            o.n_ctx = n_ctx;
+            Setup s(o, kind);
+            const SessionOptions largest = largest_session(s.model->facts(), o);
+            const EncodeOptions options = raw(GGE_POOLING_DEFAULT);
+            s.encode(s.tokens({sequence(0, n_ctx == 0 ? 1024 : n_ctx)}), options);
+            const SessionOptions &last = s.log.opened.back();
+            CHECK_EQ(last.n_ubatch, largest.n_ubatch);
+            CHECK_EQ(last.n_ctx, largest.n_ctx);
+            CHECK_EQ(last.n_seq_max, largest.n_seq_max);
+            CHECK_EQ(last.rank, largest.rank);
+        }
+    }
 }
 
 TEST(causal_long_input_grows_the_cache_and_not_the_micro_batch) {
@@ -131,20 +208,58 @@ TEST(causal_long_input_grows_the_cache_and_not_the_micro_batch) {
     s.encode(s.tokens({sequence(0, 300)}));
     CHECK_EQ(s.log.opened.back().n_ubatch, 16);
     CHECK_EQ(s.log.opened.back().n_ctx, 512);
+    s.encode(s.tokens({sequence(0, 16)}));
+    CHECK_EQ(s.log.opened.back().n_ctx, 16);
+}
+
+TEST(attention_in_use_is_told) {
+    const auto attention = [](AttentionChoice choice, void (*kind)(fake::Model &)) {
+        EngineOptions o = small();
+        o.attention = choice;
+        return Setup(o, kind).engine->info().attention;
+    };
+    for (const auto kind : {causal, cacheless}) {
+        CHECK_EQ(attention(AttentionChoice::from_file, kind), GGE_ATTENTION_CAUSAL);
+        CHECK_EQ(attention(AttentionChoice::causal, kind), GGE_ATTENTION_CAUSAL);
+        CHECK_EQ(attention(AttentionChoice::bidirectional, kind), GGE_ATTENTION_BIDIRECTIONAL);
+    }
+    CHECK_EQ(attention(AttentionChoice::from_file, bidirectional), GGE_ATTENTION_BIDIRECTIONAL);
+}
+
+TEST(only_rows_that_are_pooled_are_wanted) {
+    using Wanted = std::vector<std::vector<uint8_t>>;
+    const auto wanted = [](gge_pooling pooling) {
+        Setup s(small(), can_rank);
+        std::vector<float> out(100);
+        const Tokens t = s.tokens({sequence(0, 3), sequence(0, 18), sequence(0, 2)});
+        EncodeOptions o = raw(pooling);
+        s.engine->encode(t, o, {out.data(), pooling == GGE_POOLING_NONE ? 23 : 3, 4});
+        return s.log.wanted;
+    };
+    const std::vector<uint8_t> all(16, 1);
+    std::vector<uint8_t> first(16, 0);
+    std::vector<uint8_t> last(16, 0);
+    first.front() = 1;
+    last.back() = 1;
+    CHECK(wanted(GGE_POOLING_LAST) == (Wanted{last, {0, 1}, {0, 0, 1, 0, 1}}));
+    CHECK(wanted(GGE_POOLING_CLS) == (Wanted{first, {1, 0}, {1, 0, 0, 1, 0}}));
+    CHECK(wanted(GGE_POOLING_MEAN) == (Wanted{all, {1, 1}, {1, 1, 1, 1, 1}}));
+    CHECK(wanted(GGE_POOLING_NONE) == (Wanted{all, {1, 1}, {1, 1, 1, 1, 1}}));
+    CHECK(wanted(GGE_POOLING_RANK) == (Wanted{std::vector<uint8_t>(18, 1), {1, 1, 1, 1, 1}}));
 }
 
 TEST(default_pooling_follows_the_file_and_then_the_attention) {
-    const Setup causal;
-    CHECK_EQ(causal.model->pooling(), GGE_POOLING_LAST);
-    CHECK_EQ(causal.model->info().pooling_in_file, 0);
-    const Setup bidirectional(small(), [](fake::Model &m) { m.facts().attention = Attention::bidirectional; });
-    CHECK_EQ(bidirectional.model->pooling(), GGE_POOLING_MEAN);
+    const Setup plain;
+    CHECK_EQ(plain.model->pooling(), GGE_POOLING_LAST);
+    CHECK_EQ(plain.model->info().pooling_in_file, 0);
+    const Setup both_ways(small(), [](fake::Model &m) { m.facts().attention = Attention::bidirectional; });
+    CHECK_EQ(both_ways.model->pooling(), GGE_POOLING_MEAN);
     const Setup file(small(), [](fake::Model &m) { m.facts().pooling = GGE_POOLING_CLS; });
     CHECK_EQ(file.model->pooling(), GGE_POOLING_CLS);
     CHECK_EQ(file.model->info().pooling_in_file, 1);
     EncodeOptions o = raw(GGE_POOLING_DEFAULT);
     CHECK_EQ(file.encode(file.tokens({{5, 6}}), o)[0], 5.0F);
-    CHECK_EQ(causal.encode(causal.tokens({{5, 6}}), o)[0], 6.0F);
+    CHECK_EQ(plain.encode(plain.tokens({{5, 6}}), o)[0], 6.0F);
 }
 
 TEST(rows_are_cut_then_normalised_and_the_rest_of_a_row_is_left_alone) {
@@ -173,12 +288,9 @@ TEST(arguments_are_checked_with_value_and_limit) {
     EngineOptions long_ctx = small();
     long_ctx.n_ctx = 1025;
     CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, Setup{long_ctx}), "1025"));
-    EngineOptions causal = small();
-    causal.attention = AttentionChoice::causal;
-    CHECK_THROWS(GGE_E_UNSUPPORTED, Setup(causal, [](fake::Model &m) {
-                     m.facts().has_cache = false;
-                     m.facts().attention = Attention::bidirectional;
-                 }));
+    EngineOptions forced = small();
+    forced.attention = AttentionChoice::causal;
+    CHECK_THROWS(GGE_E_UNSUPPORTED, Setup(forced, bidirectional));
 }
 
 TEST(too_long_and_empty_inputs_fail_the_call_before_it_computes) {
@@ -335,8 +447,7 @@ TEST(rows_come_in_the_type_that_is_asked_for) {
 
 TEST(input_that_finds_no_memory_fails_and_the_shorter_ones_run) {
     const Setup s(small(), [](fake::Model &m) {
-        m.facts().has_cache = false;
-        m.facts().attention = Attention::bidirectional;
+        bidirectional(m);
         m.n_ubatch_limit = 100;
     });
     std::vector<int32_t> status(2, -1);
@@ -348,6 +459,52 @@ TEST(input_that_finds_no_memory_fails_and_the_shorter_ones_run) {
     CHECK(std::isnan(out[0]));
     CHECK_EQ(out[4], 4.0F);
     CHECK(check::contains(CHECK_THROWS(GGE_E_MEMORY, s.encode(t)), "text 0 has 200 tokens"));
+}
+
+TEST(of_several_long_inputs_those_run_that_there_is_memory_for) {
+    for (const auto kind : {causal, bidirectional, cacheless}) {
+        Setup s(small(), [&](fake::Model &m) {
+            kind(m);
+            m.n_ubatch_limit = 600;
+        });
+        std::vector<int32_t> status(5, -1);
+        std::map<int64_t, std::string> messages;
+        EncodeOptions o = raw();
+        o.report.status = status.data();
+        o.callbacks.user_data = &messages;
+        o.report.on_error = [](void *data, int64_t i, gge_status, const char *message) {
+            (*static_cast<std::map<int64_t, std::string> *>(data))[i] = message;
+        };
+        const auto out =
+            s.encode(s.tokens({sequence(0, 900), {4}, sequence(0, 500), sequence(0, 513), sequence(0, 20)}), o);
+        CHECK(status == std::vector<int32_t>({GGE_E_MEMORY, GGE_OK, GGE_OK, GGE_E_MEMORY, GGE_OK}));
+        CHECK_EQ(messages.at(0), "text 0 has 900 tokens, there is memory for 512: no memory for the compute state");
+        CHECK_EQ(messages.at(3), "text 3 has 513 tokens, there is memory for 512: no memory for the compute state");
+        CHECK(std::isnan(out[0]) && std::isnan(out[12]));
+        CHECK_EQ(out[4], 4.0F);
+        CHECK_EQ(out[10], 500.0F);
+        CHECK_EQ(out[18], 20.0F);
+    }
+}
+
+TEST(a_session_that_no_longer_finds_memory_is_given_up_for_a_smaller_one) {
+    int64_t *limit = nullptr;
+    const Setup s(small(), [&](fake::Model &m) {
+        cacheless(m);
+        limit = &m.n_ubatch_limit;
+    });
+    std::vector<int32_t> status(2, -1);
+    EncodeOptions o = raw();
+    o.report.status = status.data();
+    const Tokens t = s.tokens({sequence(0, 300), {4}});
+    s.encode(t, o);
+    std::vector<int32_t> bad = sequence(0, 300);
+    bad.back() = fake::id_no_memory;
+    CHECK_THROWS(GGE_E_MEMORY, s.encode(s.tokens({bad}))); // the session is dropped
+    *limit = 100;
+    const auto out = s.encode(t, o);
+    CHECK(status == std::vector<int32_t>({GGE_E_MEMORY, GGE_OK}));
+    CHECK_EQ(out[4], 4.0F);
 }
 
 TEST(progress_ends_at_the_total_and_never_falls) {
@@ -451,10 +608,6 @@ TEST(an_adapter_is_chosen_again_after_a_failure) {
 
 namespace {
 
-void can_rank(fake::Model &m) {
-    m.facts().n_cls_out = fake::n_cls_out;
-}
-
 std::vector<float> rank(const Setup &s, const std::vector<std::vector<int32_t>> &texts, const EncodeOptions &options) {
     std::vector<float> out(texts.size() * fake::n_cls_out, -1.0F);
     s.engine->encode(s.tokens(texts), options,
@@ -500,10 +653,6 @@ TEST(a_session_is_opened_anew_when_rows_and_scores_take_turns) {
 }
 
 TEST(a_reranker_ranks_unless_told_otherwise) {
-    const auto reranker = [](fake::Model &m) {
-        can_rank(m);
-        m.facts().pooling = GGE_POOLING_RANK;
-    };
     Setup s(small(), reranker);
     CHECK(s.log.opened.back().rank); // from the start
     EncodeOptions o;
@@ -515,9 +664,9 @@ TEST(a_model_without_head_cannot_rank) {
     const Setup s;
     CHECK_EQ(CHECK_THROWS(GGE_E_UNSUPPORTED, rank(s, {{1}}, scores())),
              "the model has no classification head, so it cannot rank");
-    const Setup reranker(small(), [](fake::Model &m) { m.facts().pooling = GGE_POOLING_RANK; });
-    CHECK_THROWS(GGE_E_UNSUPPORTED, reranker.encode(reranker.tokens({{1}}), raw(GGE_POOLING_DEFAULT)));
-    CHECK_EQ(reranker.encode(reranker.tokens({{1}}), raw(GGE_POOLING_MEAN))[0], 1.0F); // it may still give rows
+    const Setup headless(small(), [](fake::Model &m) { m.facts().pooling = GGE_POOLING_RANK; });
+    CHECK_THROWS(GGE_E_UNSUPPORTED, headless.encode(headless.tokens({{1}}), raw(GGE_POOLING_DEFAULT)));
+    CHECK_EQ(headless.encode(headless.tokens({{1}}), raw(GGE_POOLING_MEAN))[0], 1.0F); // it may still give rows
 }
 
 TEST(scores_are_neither_cut_nor_projected) {

@@ -369,6 +369,36 @@ TEST(the_mean_is_over_the_pooled_rows) {
     CHECK_EQ(s.encode(t).size(), t.ids.size() * 4);
 }
 
+TEST(a_mean_over_an_image_wants_its_rows_alone) {
+    Setup s(small(), fake::v4);
+    // the pieces end at 16, 32 and 40; the image is 20 to 31 with its markers
+    const Tokens t = s.tokens({{text("0123456789abcdefghij"), medium(s.image(3, 3, 1)), text("012345678")}});
+    CHECK_EQ(t.pooled.at(0).begin, 20);
+    CHECK_EQ(t.pooled.at(0).end, 31);
+    const std::vector<float> mean = s.encode(t, raw(GGE_POOLING_MEAN));
+    const std::vector<float> values = s.expected(t);
+    CHECK_EQ(mean[0], static_cast<float>(std::accumulate(values.begin() + 20, values.begin() + 31, 0.0) / 11));
+    std::vector<uint8_t> before(16, 0);
+    before.back() = 1; // a micro-batch gives a row, pooled or not
+    std::vector<uint8_t> image(16, 0);
+    std::fill(image.begin() + 4, image.begin() + 15, uint8_t{1});
+    std::vector<uint8_t> behind(8, 0);
+    behind.back() = 1;
+    CHECK(s.log.wanted == (std::vector<std::vector<uint8_t>>{before, image, behind}));
+    s.encode(t, raw(GGE_POOLING_NONE));
+    CHECK(s.log.wanted.back() == std::vector<uint8_t>(8, 1));
+}
+
+TEST(an_input_with_an_image_runs_whole_where_there_is_no_cache) {
+    Setup s(small(), [](fake::Model &m) {
+        fake::v4(m);
+        m.facts().cacheless = true;
+    });
+    const Tokens t = s.tokens({{text("0123456789abcdefghij"), medium(s.image(3, 3, 1)), text("01")}, {text("ab")}});
+    CHECK(first_values(s.encode(t)) == s.expected(t));
+    CHECK(s.log.sizes() == std::vector<size_t>({33, 2}));
+}
+
 TEST(micro_batches_of_rows_have_positions_of_three_parts) {
     Setup s(small(), fake::v4);
     const Tokens t = s.tokens({{text("a"), medium(s.image(3, 2)), text("bc")}, {text("defg")}});

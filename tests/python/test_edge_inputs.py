@@ -90,6 +90,20 @@ def test_longest_text_that_fits_and_one_more(tiny):
             embedder.encode(text + " a")
 
 
+@pytest.mark.parametrize("name", ["bert-mean", "qwen3-last", "llama-last"])
+def test_a_text_longer_than_a_micro_batch_leaves_the_budget_and_its_neighbours_alone(name, tiny):
+    with (
+        Embedder(tiny(name), device="cpu", n_ubatch=64, n_threads=1) as small,
+        Embedder(tiny(name), device="cpu", n_ubatch=512, n_threads=1) as large,
+    ):
+        texts = ["a b c", "word " * 200, "a", "the question", "word " * 100]
+        assert small.count_tokens(texts[1]) > 64
+        for mixed in (texts, texts[:1], texts[::-1], texts[2:4]):
+            cosine = (small.encode(mixed) * large.encode(mixed)).sum(axis=1)
+            assert cosine.min() > 0.9999  # over a cache llama.cpp's attention sums in 16 bits
+            assert small.info().n_ubatch == 64
+
+
 def test_many_short_texts(bert):
     rows = bert.encode([f"text {i % 10}" for i in range(3000)])
     assert rows.shape == (3000, 32)

@@ -65,15 +65,6 @@ def test_weights_that_are_packed_for_the_cpu_count_once(internals, minilm, tmp_p
     assert needs == mapped
 
 
-@pytest.mark.parametrize(("name", "n_ubatch"), [("bert-mean", 512), ("qwen3-last", 64)])
-def test_an_embedder_grows_to_what_was_estimated(name, n_ubatch, tiny):
-    with Embedder(tiny(name), device="cpu", n_ctx=512, n_ubatch=64, n_threads=1) as embedder:
-        assert embedder.info().n_ubatch == 64
-        around = embedder.count_tokens("")
-        embedder.encode("a" + " a" * (511 - around))
-        assert embedder.info().n_ubatch == n_ubatch
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the numbers of Linux")
 def test_the_process_grows_by_the_estimate(run_python, minilm):
     done = run_python(
