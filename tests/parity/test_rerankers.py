@@ -111,7 +111,6 @@ def test_a_long_pair_of_a_causal_model_is_ranked_as_a_whole(reranker):
         np.testing.assert_allclose(
             small.encode([ids], pooling="rank"), large.encode([ids], pooling="rank"), atol=2e-3
         )
-        assert small.engine.info()["n_ubatch"] >= len(ids)
 
 
 def test_a_reranker_gives_rows_too(reranker, tiny):
