@@ -88,7 +88,8 @@ class Embedder:
     n_gpu_layers : int, optional
         Layers kept on the GPU; all by default, 0 for none.
     n_ubatch : int, optional
-        Tokens that go through the model together; chosen from model and device by default.
+        Tokens that go through the model together; chosen from model and device by default. A longer
+        text that cannot be split goes through alone.
     truncate_dim : int, optional
         Width that rows of texts, and token rows without a projection, are cut to before they are
         normalised; the model's own by default.
@@ -413,7 +414,7 @@ class Embedder:
         Returns
         -------
         ModelInfo
-            A snapshot; ``n_ubatch`` may grow when longer texts come.
+            The file's facts and the settings in use.
 
         Examples
         --------

@@ -199,7 +199,7 @@ class ModelInfo:
     n_gpu_layers : int
         Layers on the device.
     n_threads, n_ubatch, n_seq_max : int
-        CPU threads, current token budget of a micro-batch, most sequences packed into one.
+        CPU threads, token budget of a micro-batch, most sequences packed into one.
     prompts : mapping of str to str
         Prompts by name: those of the default task, then those that belong to no task.
     prompts_source : str or None
