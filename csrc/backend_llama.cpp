@@ -189,7 +189,7 @@ llama_context_params context_params(const SessionOptions &options, bool on_cpu) 
     p.n_ctx = static_cast<uint32_t>(whole_tiles(options.n_ctx));
     p.n_batch = static_cast<uint32_t>(whole_tiles(options.n_ubatch));
     p.n_ubatch = p.n_batch;
-    p.n_seq_max = static_cast<uint32_t>(options.n_seq_max) + 1; // and the tokens of nobody
+    p.n_seq_max = std::min(p.n_batch, static_cast<uint32_t>(options.n_seq_max) + 1); // and the tokens of nobody
     p.n_threads = options.n_threads;
     p.n_threads_batch = options.n_threads;
     p.pooling_type = options.rank ? LLAMA_POOLING_TYPE_RANK : LLAMA_POOLING_TYPE_NONE;
