@@ -125,6 +125,7 @@ auto held_memory(const std::string &path, bool mmap, int32_t n_ctx, int32_t n_ub
         batch.ids.push_back(i % model->facts().n_vocab);
         batch.positions.push_back(i % n_ctx);
         batch.sequences.push_back(i / n_ctx);
+        batch.wanted.push_back(1);
     }
     session->compute(batch, std::atomic<bool>{false});
     const gge_memory m = session->memory();
