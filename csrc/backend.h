@@ -128,7 +128,9 @@ struct SessionOptions {
     AttentionChoice attention = AttentionChoice::from_file;
     FlashAttention flash_attention = FlashAttention::automatic;
     bool rank = false;  // compute what the classification head says of each sequence, instead of token rows
-    bool plain = false; // all that upstream does: head, cache, mask. For comparisons
+    // For comparisons: all that upstream does, with head, cache and mask; and attention as on devices other than the CPU.
+    bool plain = false;
+    bool streams = false;
 };
 
 // The tokens of one micro-batch, sequence after sequence. All vectors have the same size.

@@ -202,7 +202,8 @@ llama_context_params context_params(const SessionOptions &options, bool on_cpu) 
     p.embeddings = true;
     p.rows_only = !options.plain;
     p.packed = !options.plain;
-    p.packed_attention = on_cpu && options.flash_attention != FlashAttention::off ? attend_packed : nullptr;
+    p.packed_attention =
+        on_cpu && !options.streams && options.flash_attention != FlashAttention::off ? attend_packed : nullptr;
     p.no_perf = true;
     p.kv_unified = true; // otherwise every sequence gets an equal share of the context
     return p;

@@ -186,6 +186,9 @@ void add_group(std::vector<Run> &runs, int64_t length);
 // The graph of one pass, and what goes into it.
 class TowerGraph {
 public:
+    // on_cpu: all of it runs there, and attention is our own
+    explicit TowerGraph(bool on_cpu) : on_cpu_(on_cpu) {}
+
     // Makes room for that many layers, whose attention runs over n_runs runs.
     void start(size_t n_layers, size_t n_runs);
 
@@ -201,7 +204,7 @@ public:
     using Rope = std::function<ggml_tensor *(ggml_tensor *)>; // of [head size, n_head, n]
     using Activation = ggml_tensor *(TowerGraph::*)(ggml_tensor *) const;
     ggml_tensor *layer(const Transformer &t, const Layer &layer, const std::vector<Run> &runs, const Rope &rope,
-                       Activation activation, ggml_tensor *x) const;
+                       Activation activation, ggml_tensor *x);
 
     void finish(ggml_tensor *rows);
 
@@ -218,10 +221,17 @@ private:
         std::vector<int32_t> integers;
     };
 
+    using Heads = std::array<ggml_tensor *, 3>; // queries, keys and values: [head size, n_head, n]
     ggml_tensor *attention(const Transformer &t, const Layer &layer, const std::vector<Run> &runs, const Rope &rope,
-                           ggml_tensor *x) const;
+                           ggml_tensor *x);
+    ggml_tensor *attend_on_cpu(const Heads &heads, const std::vector<Run> &runs);
+    ggml_tensor *attend_by_runs(const Heads &heads, const std::vector<Run> &runs) const;
+    ggml_tensor *ranges_of(const std::vector<Run> &runs);
     ggml_tensor *join(std::vector<ggml_tensor *> parts) const;
 
+    bool on_cpu_;
+    llama_packed_attention attention_{}; // read while the graph runs
+    std::map<const std::vector<Run> *, ggml_tensor *> ranges_;
     GgmlPtr context_;
     ggml_cgraph *graph_ = nullptr;
     size_t size_ = 0;

@@ -182,8 +182,8 @@ private:
 // A model file and its compute state, without the engine.
 class Compute {
 public:
-    // plain: with all that upstream does; flash_attention: false = upstream's ops, without flash attention
-    Compute(const std::string &path, int32_t n_ubatch, bool plain, bool flash_attention) : plain_(plain) {
+    // plain, streams: those of SessionOptions
+    Compute(const std::string &path, int32_t n_ubatch, bool plain, bool streams, bool flash_attention) : plain_(plain) {
         gge::LoadOptions load;
         load.device = "cpu";
         model_ = gge::Model::load(path, load);
@@ -193,6 +193,7 @@ public:
         engine.flash_attention = flash_attention ? gge::FlashAttention::automatic : gge::FlashAttention::off;
         gge::SessionOptions session = gge::largest_session(model_->facts(), engine);
         session.plain = plain;
+        session.streams = streams;
         session_ = model_->backend().open(session);
     }
 
@@ -285,8 +286,8 @@ PYBIND11_MODULE(_ggembed_internals, m) {
         .def("lead", &Vocabulary::lead, py::arg("rest"))
         .def("cut", &Vocabulary::cut, py::arg("prompt"), py::arg("text"), py::arg("n"), py::arg("from_start"));
     py::class_<Compute>(m, "Compute")
-        .def(py::init<std::string, int32_t, bool, bool>(), py::arg("path"), py::arg("n_ubatch") = 0,
-             py::arg("plain") = false, py::arg("flash_attention") = true)
+        .def(py::init<std::string, int32_t, bool, bool, bool>(), py::arg("path"), py::arg("n_ubatch") = 0,
+             py::arg("plain") = false, py::arg("streams") = false, py::arg("flash_attention") = true)
         .def_property_readonly("cacheless", &Compute::cacheless)
         .def_property_readonly("memory", &Compute::memory)
         .def_property_readonly("has_mrope", &Compute::has_mrope)

@@ -58,14 +58,14 @@ def open_model(internals, tmp_path_factory):
     """Gives the compute state of a model; files are written once."""
     folder = tmp_path_factory.mktemp("contexts")
 
-    def get(name: str, n_vocab: int = 0, *, n_ubatch: int = N_UBATCH, plain: bool = False) -> Any:
+    def get(name: str, n_vocab: int = 0, *, n_ubatch: int = N_UBATCH, **how: bool) -> Any:
         path = folder / f"{name}-{n_vocab}.gguf"
         if not path.exists():
             model = build(name)
             if n_vocab:
                 model = make_tiny_decoders.with_vocabulary(model, n_vocab)
             make_tiny_models.write(model, path)
-        return internals.Compute(str(path), n_ubatch, plain=plain)
+        return internals.Compute(str(path), n_ubatch, **how)
 
     return get
 
@@ -118,6 +118,17 @@ def test_the_rows_are_those_that_upstream_computes(name, open_model):
     assert np.isfinite(found).all()
     assert cosine(found, wanted).min() >= LIMIT
     assert np.median(cosine(wanted[1:], wanted[:-1])) < 0.9  # else a mixed-up order could pass
+
+
+@pytest.mark.parametrize("flash_attention", [True, False])
+@pytest.mark.parametrize("name", [n for n in (*DECODERS, *ENCODERS) if n not in NOT_CACHELESS])
+def test_attention_in_streams_as_on_other_devices_gives_the_same_rows(
+    name, flash_attention, open_model
+):
+    packed = batch(LENGTHS)
+    wanted = open_model(name).run(*packed)
+    found = open_model(name, streams=True, flash_attention=flash_attention).run(*packed)
+    assert np.min(cosine(found, wanted)) >= LIMIT
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
