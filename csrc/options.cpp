@@ -104,6 +104,8 @@ TokenizeOptions read_options(const gge_tokenize_options *opts) {
     r.end_token = o.end_token - 1;
     r.truncated = o.truncated;
     r.n_tokens_original = o.n_tokens_original;
+    check_range("n_threads", o.n_threads, 0, 512);
+    r.n_threads = o.n_threads;
     r.report = {o.input_status, o.on_input_error};
     r.callbacks = {nullptr, o.abort, o.user_data};
     return r;

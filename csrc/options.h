@@ -58,6 +58,7 @@ struct TokenizeOptions {
     int32_t end_token = -1;               // in place of what the model appends; -1 = that
     int32_t *truncated = nullptr;         // [n_texts]
     int64_t *n_tokens_original = nullptr; // [n_texts]
+    int32_t n_threads = 0;                // at most; 0 = chosen by how much there is to do
     InputReport report;
     Callbacks callbacks; // no progress
 };

@@ -3,6 +3,7 @@
 // What a user gives is never read for special tokens. Those around media come from the vocabulary, by their names.
 #include "parts.h"
 
+#include "inputs.h"
 #include "template_text.h"
 #include "text_tokenizer.h"
 
@@ -298,11 +299,16 @@ Tokens tokenize_parts(std::shared_ptr<const Model> model, const std::vector<Inpu
     own.parse_special = false;
     const bool uses_special =
         std::any_of(parts.begin(), parts.end(), [](const InputPart &part) { return part.kind != GGE_PART_TEXT; });
-    Tokens tokens;
-    PartsTokenizer tokenizer(*model, own, uses_special);
-    add_inputs(static_cast<int64_t>(offsets.size()) - 1, own, tokens, [&](int64_t i) {
-        tokenizer.add(parts.data() + offsets[static_cast<size_t>(i)],
-                      parts.data() + offsets[static_cast<size_t>(i) + 1], i, tokens);
+    size_t n_bytes = 0;
+    for (const InputPart &part : parts) {
+        n_bytes += part.text.size();
+    }
+    Tokens tokens = add_inputs(static_cast<int64_t>(offsets.size()) - 1, n_bytes, own, [&]() -> AddInput {
+        const auto tokenizer = std::make_shared<PartsTokenizer>(*model, own, uses_special);
+        return [tokenizer, &parts, &offsets](int64_t i, Tokens &to) {
+            tokenizer->add(parts.data() + offsets[static_cast<size_t>(i)],
+                           parts.data() + offsets[static_cast<size_t>(i) + 1], i, to);
+        };
     });
     if (model->facts().has_mrope && !tokens.media.empty()) {
         add_positions(tokens);

@@ -1,7 +1,6 @@
 // One text -> its token ids: prompt, special tokens, the limit.
 #pragma once
 
-#include "abort_timer.h"
 #include "cutting.h"
 #include "tokens.h"
 
@@ -9,7 +8,7 @@
 
 namespace gge {
 
-// The texts of one call.
+// The texts of one call, for one thread.
 class TextTokenizer {
 public:
     // Both are borrowed. Throws Error.
@@ -41,27 +40,5 @@ private:
     const Cutter cutter_;
     std::optional<std::vector<int32_t>> prompt_ids_;
 };
-
-// Calls add(i) for n inputs, each of which appends its ids to tokens, or throws an error that names it.
-template <typename Add> void add_inputs(int64_t n, const TokenizeOptions &options, Tokens &tokens, Add add) {
-    tokens.offsets.reserve(static_cast<size_t>(n) + 1);
-    tokens.offsets.push_back(0);
-    tokens.status.reserve(static_cast<size_t>(n));
-    AbortTimer timer(options.callbacks);
-    for (int64_t i = 0; i < n; ++i) {
-        timer.check();
-        try {
-            add(i);
-            tokens.status.push_back(GGE_OK);
-        } catch (const Error &e) {
-            if (e.input_index() != i || !options.report.collects()) {
-                throw;
-            }
-            tokens.status.push_back(e.status());
-            tokens.messages[i] = e.what();
-        }
-        tokens.offsets.push_back(static_cast<int64_t>(tokens.ids.size()));
-    }
-}
 
 } // namespace gge

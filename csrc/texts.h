@@ -86,6 +86,7 @@ public:
     }
 
     int64_t size() const noexcept { return n_texts_; }
+    size_t n_bytes() const noexcept { return static_cast<size_t>(offsets_[n_texts_] - offsets_[0]); }
 
     std::string_view operator[](int64_t i) const noexcept {
         return bytes_ == nullptr

@@ -1,5 +1,6 @@
 #include "tokens.h"
 
+#include "inputs.h"
 #include "text_tokenizer.h"
 
 #include <algorithm>
@@ -42,9 +43,10 @@ void check_tokenizer(const Model &model, const TokenizeOptions &options) {
 
 Tokens tokenize(std::shared_ptr<const Model> model, const Texts &texts, const TokenizeOptions &options) {
     check_tokenizer(*model, options);
-    Tokens tokens;
-    TextTokenizer tokenizer(*model, options);
-    add_inputs(texts.size(), options, tokens, [&](int64_t i) { tokenizer.add(texts[i], i, tokens); });
+    Tokens tokens = add_inputs(texts.size(), texts.n_bytes(), options, [&]() -> AddInput {
+        const auto tokenizer = std::make_shared<TextTokenizer>(*model, options);
+        return [tokenizer, &texts](int64_t i, Tokens &to) { tokenizer->add(texts[i], i, to); };
+    });
     report_inputs(tokens, options);
     tokens.model = std::move(model);
     return tokens;

@@ -39,7 +39,7 @@
 #define GGE_VERSION_PATCH 0
 
 /* The ABI this header describes, and the oldest caller that a library built from it accepts. */
-#define GGE_ABI_VERSION 3
+#define GGE_ABI_VERSION 4
 #define GGE_ABI_OLDEST 3
 
 #if defined(__GNUC__) && !defined(_WIN32)
@@ -352,7 +352,7 @@ typedef struct gge_tokenize_options {
     gge_switch parse_special;   /* read "<|...|>" in texts and prompt as special tokens; default off, because with
                                   text from users it lets them forge markers */
     int32_t *input_status;      /* [n_texts] or NULL, see gge_tokenize */
-    gge_abort_fn abort;         /* asked between texts, about every 50 ms */
+    gge_abort_fn abort;         /* asked about every 50 ms; takes effect between texts */
     void *user_data;            /* for both callbacks */
     int64_t max_tokens;         /* most tokens of a text, prompt and special tokens included; 0 = no limit */
     gge_overflow overflow;      /* what becomes of longer ones */
@@ -361,6 +361,9 @@ typedef struct gge_tokenize_options {
     int64_t *n_tokens_original; /* [n_texts] or NULL: tokens before cutting. Asking for them makes cutting a huge text
                                    as slow as tokenising it */
     gge_input_error_fn on_input_error; /* see gge_tokenize */
+    int32_t n_threads; /* most CPU threads; 0 = the physical cores that the process may use. Texts are shared out from
+                          64 KiB on; below that, and with 1, all is done on the calling thread */
+    int32_t reserved;
 } gge_tokenize_options;
 
 /*
@@ -374,6 +377,8 @@ typedef struct gge_tokenize_options {
  * TRUNCATE_START the last ones. The result is that of tokenising the whole text and cutting then, but only as much of
  * the text is tokenised as the limit needs. A prompt that leaves no room for a single token of text is GGE_E_INVALID.
  * Without max_tokens there is no limit here: gge_encode refuses what its context does not hold.
+ * The number of threads changes nothing but the time. When a call fails, the content of the arrays of opts is
+ * unspecified.
  * Statuses: GGE_E_INVALID, _UNSUPPORTED (the model has no tokenizer), _FORMAT (its vocabulary is incomplete), _MEMORY,
  * _ABORTED; per input also _TOO_LONG. Any thread.
  */

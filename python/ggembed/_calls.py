@@ -62,6 +62,7 @@ class Call:
     projection: Projection | None
     adapter: int
     adapter_scale: float
+    n_threads: int  # at most, of tokenising
     collects: bool
     reports: bool
     shows_bar: bool
@@ -134,6 +135,7 @@ def tokenize(
         max_tokens=call.max_tokens,
         overflow=call.overflow,
         want_original=call.collects or call.reports,
+        n_threads=call.n_threads,
         parts=parts,
         errors=errors,
     )
@@ -162,6 +164,7 @@ def run_pairs(
         np.cumsum(pairs),
         max_tokens=call.max_tokens,
         overflow=call.overflow,
+        n_threads=call.n_threads,
         pairs=True,
     )
     scores = np.empty((len(listed), call.dim), np.float32)

@@ -29,7 +29,7 @@ from .errors import (
 )
 from .projection import Projection
 
-ABI_VERSION = 3  # the GGE_ABI_VERSION that this module is written for
+ABI_VERSION = 4  # the GGE_ABI_VERSION that this module is written for
 __version__ = importlib.metadata.version("ggembed")
 LIBRARY_NAME = {"darwin": "libggembed.dylib", "win32": "ggembed.dll"}.get(
     sys.platform, "libggembed.so"
@@ -445,6 +445,7 @@ class Tokens:
         max_tokens: int = 0,
         overflow: str = "error",
         want_original: bool = False,
+        n_threads: int = 0,
         pairs: bool = False,
         parts: Sequence[Part] | None = None,
         errors: dict[int, EmbedError] | None = None,
@@ -465,6 +466,7 @@ class Tokens:
         opts.end_token = 0 if end_token is None else end_token + 1
         opts.max_tokens = max_tokens
         opts.overflow = getattr(lib.lib, f"GGE_OVERFLOW_{overflow.upper()}")
+        opts.n_threads = n_threads
         n_texts = (len(offsets) - 1) // (2 if pairs else 1)
         self.truncated: npt.NDArray[np.bool_] | None = None
         self.n_tokens_original: npt.NDArray[np.int64] | None = None

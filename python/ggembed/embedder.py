@@ -84,7 +84,7 @@ class Embedder:
     n_ctx : int, optional
         Longest text in tokens; the model's limit by default.
     n_threads : int, optional
-        CPU threads; the physical cores that the process may use by default.
+        CPU threads, also of tokenising; the physical cores that the process may use by default.
     n_gpu_layers : int, optional
         Layers kept on the GPU; all by default, 0 for none.
     n_ubatch : int, optional
@@ -243,7 +243,8 @@ class Embedder:
         self._info = replace(self._info, truncate_dim=self._trained(truncate_dim))
         name = "default" if chosen_attention is None else chosen_attention.value
         engine = _native.Engine(loaded, attention=name, **numbers)
-        self._n_ctx = int(engine.info()["n_ctx"])
+        chosen = engine.info()
+        self._n_ctx, self._n_threads = int(chosen["n_ctx"]), int(chosen["n_threads"])
         self._max_tokens = self._checked_limit(max_tokens)
         self._handles = loaded, engine
 
@@ -630,6 +631,7 @@ class Embedder:
             projection=projection,
             adapter=adapter_index,
             adapter_scale=float(adapter_scale),
+            n_threads=self._n_threads,
             collects=on_error == "collect",
             reports=bool(return_info),
             shows_bar=bool(show_progress_bar),
@@ -858,6 +860,7 @@ class Embedder:
             projection=None,
             adapter=self._adapter(adapter, None) if adapter_scale else 0,
             adapter_scale=float(adapter_scale),
+            n_threads=self._n_threads,
             collects=False,
             reports=False,
             shows_bar=bool(show_progress_bar),
@@ -1038,6 +1041,7 @@ class Embedder:
             prompt=_buffers.encode_text(prompt, "prompt"),
             add_special=add_special,
             end_token=self._info.end_token,
+            n_threads=self._n_threads,
         )
 
     def _by_token(self, output_value: str | None) -> bool:

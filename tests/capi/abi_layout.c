@@ -112,6 +112,8 @@ int main(void) {
     FIELD(gge_tokenize_options, truncated);
     FIELD(gge_tokenize_options, n_tokens_original);
     FIELD(gge_tokenize_options, on_input_error);
+    FIELD(gge_tokenize_options, n_threads);
+    FIELD(gge_tokenize_options, reserved);
 
     SIZE(gge_engine_options);
     FIELD(gge_engine_options, struct_size);

@@ -187,6 +187,9 @@ public:
     gge::ModelFacts &facts() noexcept { return facts_; }
 
     void tokenize(std::string_view text, bool add_special, bool, std::vector<int32_t> &ids) const override {
+        if (on_tokenize) {
+            on_tokenize(text);
+        }
         n_bytes_tokenized += text.size();
         if (add_special && facts_.token_bos >= 0) {
             ids.push_back(facts_.token_bos);
@@ -231,6 +234,7 @@ public:
     std::unique_ptr<gge::Seams> known_seams;
     std::map<std::string, int32_t> merges; // of two bytes
     std::vector<std::pair<std::string, int32_t>> known_special = {{"<sep>", 3}, {"</s>", 2}, {"<s>", 1}};
+    std::function<void(std::string_view text)> on_tokenize; // called first, on the thread that tokenises
     mutable std::atomic<size_t> n_bytes_tokenized{0};
 
 private:

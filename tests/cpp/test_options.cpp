@@ -49,7 +49,9 @@ TEST(values_are_read) {
     t.add_special = GGE_OFF;
     t.parse_special = GGE_ON;
     CHECK_EQ(read_options(&t).prompt, std::string("a\0b", 3));
+    t.n_threads = 5;
     CHECK(!read_options(&t).add_special && read_options(&t).parse_special);
+    CHECK_EQ(read_options(&t).n_threads, 5);
 }
 
 TEST(struct_of_an_older_caller_is_filled_up_with_defaults) {
@@ -101,6 +103,9 @@ TEST(bad_values_are_refused_with_name_value_and_limit) {
     t.struct_size = sizeof(t);
     t.prompt_bytes = 1;
     CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, read_options(&t)), "prompt is NULL"));
+    t.prompt_bytes = 0;
+    t.n_threads = 513;
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, read_options(&t)), "n_threads is 513"));
     gge_model_options m{};
     m.struct_size = sizeof(m);
     m.n_gpu_layers = -2;

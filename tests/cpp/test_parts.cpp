@@ -299,6 +299,51 @@ TEST(media_need_a_model_that_takes_them) {
     CHECK_THROWS(GGE_E_INVALID, other.run({{s.sound()}}));
 }
 
+TEST(the_number_of_threads_changes_nothing) {
+    const Setup setup([](fake::Model &backend) {
+        fake::small(backend);
+        backend.facts().has_mrope = true;
+        backend.facts().architecture = "qwen2vl";
+    });
+    const std::string long_text(500, 'x');
+    fake::Inputs inputs;
+    for (int i = 0; i < 400; ++i) {
+        inputs.push_back({own_text(long_text), setup.image(2 + i % 3), text("and")});
+        inputs.push_back(i % 5 == 0 ? std::vector<InputPart>{setup.image(), text("\xFF")}
+                                    : std::vector<InputPart>{text("a"), text(long_text)});
+    }
+    const auto run = [&](int32_t n_threads) {
+        std::vector<int32_t> status(inputs.size());
+        TokenizeOptions options;
+        options.prompt = "q:";
+        options.n_threads = n_threads;
+        options.report.status = status.data();
+        return setup.run(inputs, options);
+    };
+    const Tokens serial = run(1);
+    CHECK_EQ(serial.messages.size(), size_t{80});
+    CHECK(serial.media.size() == 400 && serial.pooled.size() == 400 && !serial.positions.empty());
+    for (const int32_t n_threads : {2, 5}) {
+        const Tokens t = run(n_threads);
+        CHECK(t.ids == serial.ids && t.offsets == serial.offsets && t.status == serial.status);
+        CHECK(t.messages == serial.messages);
+        CHECK(std::equal(t.media.begin(), t.media.end(), serial.media.begin(), serial.media.end(),
+                         [](const MediaSpan &a, const MediaSpan &b) {
+                             return a.begin == b.begin && a.n_rows == b.n_rows && a.media == b.media &&
+                                    a.i_unit == b.i_unit;
+                         }));
+        CHECK(std::equal(t.pooled.begin(), t.pooled.end(), serial.pooled.begin(), serial.pooled.end(),
+                         [](const auto &a, const auto &b) {
+                             return a.first == b.first && a.second.begin == b.second.begin &&
+                                    a.second.end == b.second.end;
+                         }));
+        CHECK(std::equal(t.positions.begin(), t.positions.end(), serial.positions.begin(), serial.positions.end(),
+                         [](const GridPosition &a, const GridPosition &b) {
+                             return a.t == b.t && a.height == b.height && a.width == b.width;
+                         }));
+    }
+}
+
 TEST(an_abort_callback_ends_the_call) {
     const Setup s;
     TokenizeOptions options;

@@ -2,6 +2,8 @@
 #include "fake_backend.h"
 #include "tokens.h"
 
+#include <tuple>
+
 using namespace gge;
 
 namespace {
@@ -252,5 +254,95 @@ TEST(no_room_for_text_fails_the_call) {
         CHECK_EQ(text_of(tokenize(model, Flat({""}).view(), options), 0), std::string("<q:>"));
         CHECK_THROWS(GGE_E_INVALID, tokenize(model, flat.view(), limit(2, overflow)));
         CHECK_EQ(tokenize(model, Flat({"a"}).view(), limit(3, overflow)).n_tokens(0), int64_t{3});
+    }
+}
+
+namespace {
+
+using Report = std::vector<std::tuple<int64_t, gge_status, std::string>>;
+
+// What a call gives, whose texts may be bad, too long or empty.
+struct Outcome {
+    explicit Outcome(size_t n) : truncated(n, 7), status(n, 7), n_original(n, 7) {}
+
+    bool operator==(const Outcome &other) const {
+        return tokens.ids == other.tokens.ids && tokens.offsets == other.tokens.offsets &&
+               tokens.status == other.tokens.status && tokens.messages == other.tokens.messages &&
+               truncated == other.truncated && status == other.status && n_original == other.n_original &&
+               report == other.report;
+    }
+
+    Tokens tokens;
+    std::vector<int32_t> truncated;
+    std::vector<int32_t> status;
+    std::vector<int64_t> n_original;
+    Report report;
+};
+
+Outcome outcome(const std::shared_ptr<const Model> &model, const Flat &flat, TokenizeOptions options,
+                int32_t n_threads) {
+    Outcome o(flat.offsets.size() - 1);
+    options.n_threads = n_threads;
+    options.truncated = o.truncated.data();
+    options.n_tokens_original = o.n_original.data();
+    options.report.status = o.status.data();
+    options.report.on_error = [](void *data, int64_t i, gge_status status, const char *why) {
+        static_cast<Report *>(data)->emplace_back(i, status, why);
+    };
+    options.callbacks.user_data = &o.report;
+    o.tokens = tokenize(model, flat.view(), options);
+    return o;
+}
+
+std::vector<std::string> varied_texts() {
+    std::vector<std::string> texts;
+    for (size_t i = 0; i < 3000; ++i) {
+        texts.push_back((i % 50 == 7 ? "q:" : "") + std::string(i * 37 % 300, static_cast<char>('a' + i % 26)));
+        if (i % 70 == 3) {
+            texts.back() += '\xFF';
+        }
+    }
+    return texts;
+}
+
+} // namespace
+
+TEST(the_number_of_threads_changes_nothing) {
+    fake::Log log;
+    const auto model = fake::wrap(backend_with_ends(log));
+    const Flat flat(varied_texts());
+    TokenizeOptions bare;
+    bare.add_special = false;
+    for (const TokenizeOptions &options :
+         {TokenizeOptions(), bare, limit(0, Overflow::error, "q:"), limit(100, Overflow::error, "q:"),
+          limit(100, Overflow::truncate, "q:"), limit(100, Overflow::truncate_start, "q:")}) {
+        const Outcome serial = outcome(model, flat, options, 1);
+        CHECK_EQ(serial.tokens.n_texts(), int64_t{3000});
+        CHECK(serial.report.size() >= 43);
+        for (const int32_t n_threads : {0, 2, 3, 7}) {
+            CHECK(outcome(model, flat, options, n_threads) == serial);
+        }
+    }
+}
+
+TEST(the_first_bad_text_is_named_on_any_number_of_threads) {
+    fake::Log log;
+    const auto model = fake::wrap(backend_with_ends(log));
+    const Flat flat(varied_texts());
+    for (const int32_t n_threads : {1, 2, 5}) {
+        TokenizeOptions options;
+        options.n_threads = n_threads;
+        CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, tokenize(model, flat.view(), options)), "text 3 "));
+        options = limit(290, Overflow::error);
+        options.n_threads = n_threads;
+        std::string text;
+        try {
+            static_cast<void>(
+                tokenize(model, Flat(std::vector<std::string>(1000, std::string(290, 'a'))).view(), options));
+        } catch (const Error &e) {
+            CHECK_EQ(e.input_index(), int64_t{0});
+            text = e.what();
+        }
+        CHECK_EQ(text, "text 0 has 292 tokens, max_tokens is 290");
     }
 }
