@@ -3,7 +3,7 @@
 // gives is never read for special tokens; the template's own text is, when the layout is made.
 #include "pairs.h"
 
-#include "abort_timer.h"
+#include "inputs.h"
 #include "template_text.h"
 
 #include <algorithm>
@@ -234,21 +234,8 @@ Tokens tokenize_pairs(std::shared_ptr<const Model> model, const Texts &texts, co
         throw Error(GGE_E_UNSUPPORTED, model->facts().cannot_rank);
     }
     const Layout layout = make_layout(*model);
-    Tokens tokens;
-    tokens.offsets.push_back(0);
-    AbortTimer timer(options.callbacks);
-    for (int64_t i = 0; i < texts.size() / 2; ++i) {
-        timer.check();
+    const AddInput add = [&](int64_t i, Tokens &to) {
         const Outcome outcome = run_pair(*model, layout, {texts[2 * i], texts[2 * i + 1]}, options);
-        if (outcome.status != GGE_OK) {
-            tokens.messages[i] = "pair " + std::to_string(i) + " " + outcome.why;
-            if (!options.report.collects()) {
-                throw Error(outcome.status, tokens.messages[i], i);
-            }
-        }
-        tokens.ids.insert(tokens.ids.end(), outcome.ids.begin(), outcome.ids.end());
-        tokens.offsets.push_back(static_cast<int64_t>(tokens.ids.size()));
-        tokens.status.push_back(outcome.status);
         if (options.truncated != nullptr) {
             options.truncated[i] =
                 outcome.status == GGE_OK && static_cast<int64_t>(outcome.ids.size()) < outcome.n_original ? 1 : 0;
@@ -256,7 +243,12 @@ Tokens tokenize_pairs(std::shared_ptr<const Model> model, const Texts &texts, co
         if (options.n_tokens_original != nullptr) {
             options.n_tokens_original[i] = outcome.n_original;
         }
-    }
+        if (outcome.status != GGE_OK) {
+            throw Error(outcome.status, "pair " + std::to_string(i) + " " + outcome.why, i);
+        }
+        to.ids.insert(to.ids.end(), outcome.ids.begin(), outcome.ids.end());
+    };
+    Tokens tokens = add_inputs(texts.size() / 2, texts.n_bytes(), options, [&] { return add; });
     report_inputs(tokens, options);
     tokens.model = std::move(model);
     return tokens;

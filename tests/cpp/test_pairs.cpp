@@ -184,3 +184,28 @@ TEST(tokenising_pairs_can_be_aborted) {
     options.callbacks.abort = [](void *) { return 1; };
     CHECK_THROWS(GGE_E_ABORTED, s.run(std::vector<std::string>(4000, std::string(20000, 'x')), options));
 }
+
+TEST(the_number_of_threads_changes_nothing) {
+    const Setup setup(bert);
+    std::vector<std::string> texts;
+    for (size_t i = 0; i < 1500; ++i) {
+        texts.insert(texts.end(), {"query", std::string(i * 37 % 200, 'a') + (i % 90 == 4 ? "\xFF" : "")});
+    }
+    const auto run = [&](int32_t n_threads, std::vector<int32_t> &truncated) {
+        std::vector<int32_t> status(texts.size() / 2);
+        TokenizeOptions options = limit(120, Overflow::truncate);
+        options.n_threads = n_threads;
+        options.truncated = truncated.data();
+        options.report.status = status.data();
+        return setup.run(texts, options);
+    };
+    std::vector<int32_t> serial_truncated(texts.size() / 2);
+    const Tokens serial = run(1, serial_truncated);
+    CHECK_EQ(serial.messages.size(), size_t{17});
+    for (const int32_t n_threads : {2, 5}) {
+        std::vector<int32_t> truncated(texts.size() / 2);
+        const Tokens t = run(n_threads, truncated);
+        CHECK(t.ids == serial.ids && t.offsets == serial.offsets && t.status == serial.status);
+        CHECK(t.messages == serial.messages && truncated == serial_truncated);
+    }
+}
