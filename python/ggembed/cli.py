@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from . import __version__, _embed_command, _model_commands, demo_model, hub
+from . import __version__, _bench_command, _embed_command, _model_commands, demo_model, hub
 from ._embed_command import UsageError
 from ._info import devices
 from .embedder import Embedder
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--count", action="store_true", help="print the number of tokens only")
     tokenize.set_defaults(command=_tokenize)
     _model_commands.add(commands, _model, _print_table)
+    _bench_command.add(commands, _model, _print_table)
     return parser
 
 
