@@ -75,7 +75,12 @@ def media_files_here(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("minilm", "media_files_here")
 @pytest.mark.parametrize(
     ("page", "n_least", "each_alone"),
-    [("README.md", 3, True), ("docs/text.md", 6, True), ("docs/media.md", 7, False)],
+    [
+        ("README.md", 3, True),
+        ("docs/text.md", 6, True),
+        ("docs/speed.md", 5, True),
+        ("docs/media.md", 7, False),
+    ],
 )
 def test_examples_of_pages_run_and_print_what_the_page_says(page, n_least, each_alone, capsys):
     blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
