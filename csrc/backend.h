@@ -127,7 +127,7 @@ struct SessionOptions {
     int32_t n_threads = 1;
     AttentionChoice attention = AttentionChoice::from_file;
     FlashAttention flash_attention = FlashAttention::automatic;
-    bool rank = false;  // compute what the classification head says of each sequence, instead of token rows
+    bool rank = false; // compute what the classification head says of each sequence, instead of token rows
     // For comparisons: all that upstream does, with head, cache and mask; and attention as on devices other than the CPU.
     bool plain = false;
     bool streams = false;

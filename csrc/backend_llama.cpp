@@ -176,18 +176,21 @@ struct FreeThreadpool {
 
 namespace {
 
-// The most rows that a kernel for products of matrices takes at once, on any CPU.
-template <typename T> T whole_tiles(T n) {
-    constexpr T tile = 8;
-    return (n + tile - 1) / tile * tile;
+// On other devices few shapes count, so that graphs are used again.
+constexpr size_t device_tile = 64;
+// Of whole tiles of any size.
+constexpr uint32_t room_step = 64;
+
+template <typename T> T round_up(T n, T step) {
+    return (n + step - 1) / step * step;
 }
 
 } // namespace
 
 llama_context_params context_params(const SessionOptions &options, bool on_cpu) {
     llama_context_params p = llama_context_default_params();
-    p.n_ctx = static_cast<uint32_t>(whole_tiles(options.n_ctx));
-    p.n_batch = static_cast<uint32_t>(whole_tiles(options.n_ubatch));
+    p.n_ctx = round_up(static_cast<uint32_t>(options.n_ctx), room_step);
+    p.n_batch = round_up(static_cast<uint32_t>(options.n_ubatch), room_step);
     p.n_ubatch = p.n_batch;
     p.n_seq_max = std::min(p.n_batch, static_cast<uint32_t>(options.n_seq_max) + 1); // and the tokens of nobody
     p.n_threads = options.n_threads;
@@ -254,10 +257,11 @@ template <typename T> size_t n_wanted(const std::vector<T> &wanted) {
 
 class LlamaSession final : public BackendSession {
 public:
+    // tile: of how many tokens micro-batches and their wanted rows are a multiple, 0 = of any number, all rows wanted;
     // used: where to note the tensors that adapters change, or NULL
     LlamaSession(llama_model *model, const std::vector<Adapter> &adapters, const SessionOptions &options, bool on_cpu,
-                 bool is_padded, std::set<std::string> *used = nullptr)
-        : uses_encode_(llama_model_has_encoder(model)), is_padded_(is_padded),
+                 size_t tile, std::set<std::string> *used = nullptr)
+        : uses_encode_(llama_model_has_encoder(model)), tile_(tile),
           n_embd_(static_cast<size_t>(llama_model_n_embd_out(model))), adapters_(adapters),
           n_scores_(options.rank ? llama_model_n_cls_out(model) : 0), has_mrope_(has_mrope(model)) {
         llama_context_params p = context_params(options, on_cpu);
@@ -351,7 +355,7 @@ private:
     // some rows that nobody wants are computed.
     llama_batch padded(const TokenBatch &batch) {
         const size_t n = batch.ids.size();
-        const size_t n_padded = is_padded_ ? whole_tiles(n) : n;
+        const size_t n_padded = tile_ > 0 ? round_up(n, tile_) : n;
         ids_ = batch.ids;
         ids_.resize(n_padded, 0);
         rows_ = batch.rows;
@@ -375,8 +379,8 @@ private:
         }
         output_.assign(batch.wanted.begin(), batch.wanted.end());
         output_.resize(n_padded, 0);
-        if (is_padded_) {
-            size_t n_missing = whole_tiles(n_wanted(output_)) - n_wanted(output_);
+        if (tile_ > 0) {
+            size_t n_missing = round_up(n_wanted(output_), tile_) - n_wanted(output_);
             for (size_t i = n_padded; n_missing > 0 && i-- > 0;) {
                 n_missing -= output_[i] == 0 ? 1 : 0;
                 output_[i] = 1;
@@ -452,7 +456,7 @@ private:
     }
 
     const bool uses_encode_;
-    const bool is_padded_;
+    const size_t tile_;
     const size_t n_embd_;
     const std::vector<Adapter> &adapters_;
     int32_t adapter_ = 0;
@@ -530,7 +534,7 @@ public:
         read_shape();
         read_ranking(files.tensors);
         read_adapters();
-        try_out();
+        try_out(files.tile);
         if (facts_.cannot_take_rows.empty()) {
             token_table_.emplace(files.token_table);
         }
@@ -572,7 +576,7 @@ public:
 
     std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
         return std::make_unique<LlamaSession>(model_.get(), adapters_, options, on_cpu_,
-                                              facts_.cacheless && !options.plain && !options.rank);
+                                              options.plain || options.rank ? 0 : tile_);
     }
 
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return special_tokens_; }
@@ -780,7 +784,7 @@ private:
     }
 
     // A first forward pass, on this thread alone, with all that the graph may hold.
-    void try_out() {
+    void try_out(size_t cpu_tile) {
         SessionOptions options;
         options.n_ctx = 256;
         options.n_ubatch = 8;
@@ -789,7 +793,8 @@ private:
         options.rank = facts_.n_cls_out > 0;
         std::set<std::string> used;
         read_cache(model_.get(), facts_);
-        LlamaSession session(model_.get(), adapters_, options, on_cpu_, facts_.cacheless && !options.rank, &used);
+        tile_ = !facts_.cacheless ? 0 : on_cpu_ ? cpu_tile : device_tile;
+        LlamaSession session(model_.get(), adapters_, options, on_cpu_, options.rank ? 0 : tile_, &used);
         session.use_all_adapters();
         TokenBatch batch;
         const int32_t n = std::min(2, facts_.n_ctx_train);
@@ -812,6 +817,7 @@ private:
     ModelPtr model_;
     std::vector<Adapter> adapters_; // freed with the model
     const bool on_cpu_;             // no layer is elsewhere
+    size_t tile_ = 0;
     std::vector<std::unique_ptr<BackendTower>> towers_;
     ModelFacts facts_;
     mutable std::optional<RowTable> token_table_; // has a lock of its own

@@ -78,6 +78,7 @@ struct ModelFiles {
     std::string architecture;
     Shapes tensors;
     TablePlace token_table;
+    size_t tile = 2; // rows that a product with any of the matrices takes at once: more or fewer give other last bits
     int64_t bytes = 0;
 };
 

@@ -137,6 +137,21 @@ GgufPtr check_file(const std::string &path) {
     return check_contents(path);
 }
 
+namespace {
+
+// Kernels for floats and whole bytes take rows in pairs, those for the other types up to eight.
+size_t tile_of(const gguf_context *file) {
+    const std::set<ggml_type> pairs = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0};
+    for (int64_t i = 0; i < gguf_get_n_tensors(file); ++i) {
+        if (pairs.count(gguf_get_tensor_type(file, i)) == 0) {
+            return 8;
+        }
+    }
+    return 2;
+}
+
+} // namespace
+
 ModelFiles check_files(const std::string &path) {
     ModelFiles found;
     for (const std::string &name : files_of(path)) {
@@ -154,6 +169,7 @@ ModelFiles check_files(const std::string &path) {
         Shapes tensors = read_shapes(file.get());
         find_token_table(file.get(), name, tensors, found.token_table);
         found.tensors.merge(tensors);
+        found.tile = std::max(found.tile, tile_of(file.get()));
         std::error_code ec;
         const auto size = std::filesystem::file_size(name, ec);
         found.bytes += ec ? 0 : static_cast<int64_t>(size);
