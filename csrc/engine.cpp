@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <tuple>
 
 namespace gge {
@@ -166,7 +167,7 @@ gge_memory estimate(const std::string &path, const LoadOptions &load, const Engi
 struct Engine::Job {
     Job(const Tokens &t, const EncodeOptions &o, const RowsOut &out_, gge_pooling pooling_, const RowFormat &format_)
         : tokens(t), options(o), out(out_), pooling(pooling_), format(format_), status(t.status),
-          finished(t.status.size(), false), pooler(pooling_, format_.n_embd), pooled(format_.n_embd), writer(format_) {}
+          finished(t.status.size(), false), pooler(pooling_, format_.n_embd), writer(format_) {}
 
     const Tokens &tokens;
     const EncodeOptions &options;
@@ -181,13 +182,14 @@ struct Engine::Job {
 
     // worker only
     Pooler pooler;
-    std::vector<float> pooled;
     RowWriter writer;
     std::vector<int64_t> not_finite;
     int n_faults = 0; // in upstream, with an input alone
 
     std::atomic<bool> abort{false};
     std::atomic<int64_t> n_done{0};
+
+    std::condition_variable changed; // its caller waits for that
 
     // under mutex_
     bool done = false;
@@ -253,6 +255,7 @@ void Engine::close() noexcept {
         for (const auto &job : queue_) {
             job->closed = true;
             job->done = true;
+            job->changed.notify_one();
         }
         queue_.clear();
         if (running_) {
@@ -262,7 +265,6 @@ void Engine::close() noexcept {
         worker.swap(worker_); // only one of several closing threads gets to join
     }
     wake_.notify_all();
-    finished_.notify_all();
     if (worker.joinable()) {
         worker.join();
         media_.reset();
@@ -275,12 +277,12 @@ void Engine::abort() noexcept {
     for (const auto &job : queue_) {
         job->abort = true;
         job->done = true;
+        job->changed.notify_one();
     }
     queue_.clear();
     if (running_) {
         running_->abort = true;
     }
-    finished_.notify_all();
 }
 
 gge_engine_info Engine::info() const {
@@ -341,7 +343,7 @@ void Engine::wait(Job &job) {
     int64_t n_reported = -1;
     std::unique_lock<std::mutex> lock(mutex_);
     while (!job.done) {
-        finished_.wait_for(lock, abort_interval);
+        job.changed.wait_for(lock, abort_interval);
         const int64_t n_done = job.n_done;
         lock.unlock();
         if (callbacks.progress != nullptr && n_done != n_reported) {
@@ -431,7 +433,7 @@ void Engine::work() noexcept {
         running_.reset();
         job->error = error;
         job->done = true;
-        finished_.notify_all();
+        job->changed.notify_one();
     }
 }
 
@@ -465,14 +467,14 @@ std::string Engine::find_room(const Job &job) {
     }
 }
 
-void Engine::run_plan(Job &job, const std::vector<Microbatch> &batches) {
+void Engine::run_plan(Job &job, const Plan &plan) {
     media_->start(job.tokens);
-    for (size_t b = 0; b < batches.size() && !job.abort; ++b) {
-        const Microbatch &batch = batches[b];
-        const bool dropped = batch.continues && job.n_tokens_of(batch.pieces[0].i_input) == 0;
+    for (size_t b = 0; b < plan.size() && !job.abort; ++b) {
+        const Microbatch batch = plan[b];
+        const bool dropped = batch.continues() && job.n_tokens_of(batch[0].i_input) == 0;
         if (!dropped) {
             try {
-                media_->prepare(batches, b, job.abort);
+                media_->prepare(plan, b, job.abort);
                 compute(job, batch);
             } catch (const Error &e) {
                 if (job.abort) {
@@ -481,9 +483,11 @@ void Engine::run_plan(Job &job, const std::vector<Microbatch> &batches) {
                 retry_alone(job, batch, e);
             }
         }
-        job.n_done += batch.n_tokens;
-        finished_.notify_all();
-        if (b + 1 == batches.size() || !batches[b + 1].continues) {
+        job.n_done += batch.n_tokens();
+        if (job.options.callbacks.progress != nullptr) {
+            job.changed.notify_one();
+        }
+        if (b + 1 == plan.size() || !plan[b + 1].continues()) {
             retry_not_finite(job);
         }
         media_->release(b);
@@ -494,8 +498,8 @@ void Engine::run_plan(Job &job, const std::vector<Microbatch> &batches) {
 // failed, or memory for a single input, is not asked twice. A fault in upstream costs the compute state it happened in,
 // which is never freed (backend_llama.cpp), so that a few of them end the job.
 void Engine::retry_alone(Job &job, const Microbatch &batch, const Error &error) {
-    for (const Piece &piece : batch.pieces) {
-        if (batch.pieces.size() == 1 || error.status() == GGE_E_DEVICE) {
+    for (const Piece &piece : batch) {
+        if (batch.size() == 1 || error.status() == GGE_E_DEVICE) {
             job.fail(piece.i_input, error.status(), error.what());
             continue;
         }
@@ -529,23 +533,28 @@ Engine::ReadRows Engine::rows_to_read(const Job &job, const Piece &piece) {
 }
 
 void Engine::fill_tokens(const Job &job, const Microbatch &batch) {
-    tokens_.ids.clear();
-    tokens_.positions.clear();
-    tokens_.sequences.clear();
-    tokens_.wanted.clear();
-    for (size_t k = 0; k < batch.pieces.size(); ++k) {
-        const Piece &piece = batch.pieces[k];
-        const int64_t first = job.tokens.offsets[static_cast<size_t>(piece.i_input)];
-        for (int64_t t = piece.begin; t < piece.end; ++t) {
-            const auto at = static_cast<size_t>(first + t);
-            tokens_.ids.push_back(job.tokens.ids[at]);
-            tokens_.positions.push_back(job.tokens.positions.empty() ? static_cast<int32_t>(t)
-                                                                     : job.tokens.positions[at].t);
-            tokens_.sequences.push_back(static_cast<int32_t>(k));
+    const auto n_tokens = static_cast<size_t>(batch.n_tokens());
+    tokens_.ids.resize(n_tokens);
+    tokens_.positions.resize(n_tokens);
+    tokens_.sequences.resize(n_tokens);
+    tokens_.wanted.assign(n_tokens, 0);
+    std::ptrdiff_t at = 0;
+    for (size_t k = 0; k < batch.size(); ++k) {
+        const Piece &piece = batch[k];
+        const int64_t n = piece.end - piece.begin;
+        const int64_t first = job.tokens.offsets[static_cast<size_t>(piece.i_input)] + piece.begin;
+        std::copy_n(job.tokens.ids.begin() + first, n, tokens_.ids.begin() + at);
+        if (job.tokens.positions.empty()) {
+            std::iota(tokens_.positions.begin() + at, tokens_.positions.begin() + at + n,
+                      static_cast<int32_t>(piece.begin));
+        } else {
+            std::transform(job.tokens.positions.begin() + first, job.tokens.positions.begin() + first + n,
+                           tokens_.positions.begin() + at, [](const GridPosition &position) { return position.t; });
         }
+        std::fill_n(tokens_.sequences.begin() + at, n, static_cast<int32_t>(k));
         const ReadRows read = rows_to_read(job, piece);
-        tokens_.wanted.resize(tokens_.ids.size(), 0);
-        std::fill_n(tokens_.wanted.end() - (piece.end - read.begin), read.n, uint8_t{1});
+        std::fill_n(tokens_.wanted.begin() + at + (read.begin - piece.begin), read.n, uint8_t{1});
+        at += n;
     }
     media_->fill(batch, tokens_);
 }
@@ -558,7 +567,7 @@ void Engine::compute(Job &job, const Microbatch &batch) {
     }
     const float *rows = nullptr;
     try {
-        if (!batch.continues) {
+        if (!batch.continues()) {
             session_->reset(false);
         }
         // A micro-batch holds inputs of one job, and a job has one adapter: inputs of different adapters never meet.
@@ -571,7 +580,7 @@ void Engine::compute(Job &job, const Microbatch &batch) {
         session_.reset();
         throw;
     }
-    for (const Piece &piece : batch.pieces) {
+    for (const Piece &piece : batch) {
         const size_t n = job.pooling == GGE_POOLING_RANK ? 1 : static_cast<size_t>(rows_to_read(job, piece).n);
         write_rows(job, piece, rows, n);
         rows += n * job.format.n_embd;
@@ -594,8 +603,7 @@ void Engine::write_rows(Job &job, const Piece &piece, const float *rows, size_t 
         }
         job.pooler.add(rows, rows_to_read(job, piece).pooled ? n : 0);
         if (ends) {
-            job.pooler.finish(job.pooled.data());
-            finite = job.writer.write(job.pooled.data(), job.row(i));
+            finite = job.writer.write(job.pooler.finish(), job.row(i));
         }
     }
     if (!finite && (job.not_finite.empty() || job.not_finite.back() != i)) {
@@ -629,11 +637,10 @@ void Engine::retry_not_finite(Job &job) {
 }
 
 void Engine::run_alone(Job &job, int64_t i) {
-    std::vector<int64_t> only(job.n_tokens.size(), 0);
-    only[static_cast<size_t>(i)] = job.n_tokens_of(i);
-    for (const Microbatch &batch : plan(only, limits())) {
-        media_->prepare_alone(batch, job.abort);
-        compute(job, batch);
+    const Plan plan = plan_alone(i, job.n_tokens_of(i), limits());
+    for (size_t b = 0; b < plan.size(); ++b) {
+        media_->prepare_alone(plan[b], job.abort);
+        compute(job, plan[b]);
         media_->release_alone();
     }
 }

@@ -50,7 +50,7 @@ private:
     void work() noexcept;
     void run(Job &job);
     std::string find_room(const Job &job);
-    void run_plan(Job &job, const std::vector<Microbatch> &batches);
+    void run_plan(Job &job, const Plan &plan);
     void compute(Job &job, const Microbatch &batch);
     void fill_tokens(const Job &job, const Microbatch &batch);
     void write_rows(Job &job, const Piece &piece, const float *rows, size_t n);
@@ -78,8 +78,7 @@ private:
     TokenBatch tokens_;
 
     mutable std::mutex mutex_;
-    std::condition_variable wake_;     // the worker waits for jobs
-    std::condition_variable finished_; // callers wait for their job
+    std::condition_variable wake_; // the worker waits for jobs
     std::deque<std::shared_ptr<Job>> queue_;
     std::shared_ptr<Job> running_;
     bool closing_ = false;

@@ -5,7 +5,6 @@
 #include "engine.h"
 #include "faulty_backend.h"
 #include "model.h"
-#include "planner.h"
 #include "rows.h"
 #include "texts.h"
 #include "threads.h"
@@ -21,19 +20,6 @@ namespace {
 
 using Rows = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-// [(pieces as (i_input, begin, end), continues)]
-auto plan(const std::vector<int64_t> &n_tokens, int64_t n_ubatch, int64_t n_seq_max, bool may_split) {
-    std::vector<std::pair<std::vector<std::tuple<int64_t, int64_t, int64_t>>, bool>> result;
-    for (const gge::Microbatch &batch : gge::plan(n_tokens, {n_ubatch, n_seq_max, may_split})) {
-        auto &entry = result.emplace_back();
-        for (const gge::Piece &piece : batch.pieces) {
-            entry.first.emplace_back(piece.i_input, piece.begin, piece.end);
-        }
-        entry.second = batch.continues;
-    }
-    return result;
-}
-
 // rows: (n, n_embd); pieces: how many rows are added at a time
 Rows pool(gge_pooling pooling, const Rows &rows, const std::vector<size_t> &pieces) {
     const auto n_embd = static_cast<size_t>(rows.shape(1));
@@ -48,14 +34,13 @@ Rows pool(gge_pooling pooling, const Rows &rows, const std::vector<size_t> &piec
         done += n;
     }
     Rows out(rows.shape(1));
-    pooler.finish(out.mutable_data());
+    std::copy_n(pooler.finish(), n_embd, out.mutable_data());
     return out;
 }
 
 Rows normalize(const Rows &row) {
     Rows out(row.size());
-    std::copy_n(row.data(), row.size(), out.mutable_data());
-    gge::normalize(out.mutable_data(), static_cast<size_t>(out.size()));
+    gge::normalize(row.data(), static_cast<size_t>(row.size()), out.mutable_data());
     return out;
 }
 
@@ -262,7 +247,6 @@ private:
 
 PYBIND11_MODULE(_ggembed_internals, m) {
     m.doc() = "Pure pieces of ggembed's C++ for white-box tests";
-    m.def("plan", &plan, py::arg("n_tokens"), py::arg("n_ubatch"), py::arg("n_seq_max"), py::arg("may_split"));
     m.def("pool", &pool, py::arg("pooling"), py::arg("rows"), py::arg("pieces"));
     m.def("normalize", &normalize, py::arg("row"));
     m.def("find_invalid_utf8", &find_invalid_utf8, py::arg("bytes"));

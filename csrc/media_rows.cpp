@@ -22,14 +22,13 @@ void MediaRows::clear() noexcept {
     tokens_ = nullptr;
 }
 
-void MediaRows::prepare(const std::vector<Microbatch> &batches, size_t at, const std::atomic<bool> &abort) {
-    const auto first = static_cast<int64_t>(at);
-    Window own = gather(&batches[at], 1, first);
+void MediaRows::prepare(const Plan &plan, size_t at, const std::atomic<bool> &abort) {
+    Window own = gather(plan, at, at + 1);
     if (own.spans.empty()) {
         return;
     }
     if (at >= alone_until_) {
-        const Window window = gather(&batches[at], batches.size() - at, first);
+        const Window window = gather(plan, at, plan.size());
         try {
             encode(window, abort);
             return;
@@ -37,22 +36,24 @@ void MediaRows::prepare(const std::vector<Microbatch> &batches, size_t at, const
             if (abort || e.status() == GGE_E_DEVICE || window.spans.size() == own.spans.size()) {
                 throw;
             }
-            alone_until_ = at + window.end;
+            alone_until_ = at + window.n_batches;
         }
-        own = gather(&batches[at], 1, first); // a part of them may be there
+        own = gather(plan, at, at + 1); // a part of them may be there
     }
     encode(own, abort);
 }
 
 void MediaRows::prepare_alone(const Microbatch &batch, const std::atomic<bool> &abort) {
-    encode(gather(&batch, 1, -1), abort);
+    Window window;
+    add(batch, -1, window);
+    encode(window, abort);
 }
 
 // The media that a micro-batch holds rows of.
 std::vector<const MediaSpan *> MediaRows::spans_of(const Microbatch &batch) const {
     std::vector<const MediaSpan *> spans;
     const std::vector<MediaSpan> &media = tokens_->media;
-    for (const Piece &piece : batch.pieces) {
+    for (const Piece &piece : batch) {
         const int64_t offset = tokens_->offsets[static_cast<size_t>(piece.i_input)];
         auto span = std::partition_point(
             media.begin(), media.end(), [&](const MediaSpan &s) { return s.begin + s.n_rows <= offset + piece.begin; });
@@ -63,28 +64,35 @@ std::vector<const MediaSpan *> MediaRows::spans_of(const Microbatch &batch) cons
     return spans;
 }
 
-// Units that n micro-batches need and that are not there: all of the first one's, of the others as many as there is
-// room for. first: number of the first one
-MediaRows::Window MediaRows::gather(const Microbatch *batches, size_t n, int64_t first) {
+// Units that micro-batches need and that are not there: all of the first one's, of the others as many as there is room
+// for.
+MediaRows::Window MediaRows::gather(const Plan &plan, size_t begin, size_t end) {
     Window window;
-    for (; window.end < n; ++window.end) {
-        const int64_t number = first + static_cast<int64_t>(window.end);
-        for (const MediaSpan *span : spans_of(batches[window.end])) {
-            const Key key = {span->media.get(), span->i_unit};
-            if (const auto held = held_.find(key); held != held_.end()) {
-                held->second.last_use = std::max(held->second.last_use, number);
-            } else if (const auto known = window.last_uses.find(key); known != window.last_uses.end()) {
-                known->second = number;
-            } else if (window.end > 0 && window.n_rows + span->n_rows > room_) {
-                return window;
-            } else {
-                window.last_uses[key] = number;
-                window.spans.push_back(span);
-                window.n_rows += span->n_rows;
-            }
-        }
+    size_t b = begin;
+    while (b < end && add(plan[b], static_cast<int64_t>(b), window)) {
+        ++b;
     }
     return window;
+}
+
+// Adds what one micro-batch needs. Returns whether there is room for all of it.
+bool MediaRows::add(const Microbatch &batch, int64_t number, Window &window) {
+    for (const MediaSpan *span : spans_of(batch)) {
+        const Key key = {span->media.get(), span->i_unit};
+        if (const auto held = held_.find(key); held != held_.end()) {
+            held->second.last_use = std::max(held->second.last_use, number);
+        } else if (const auto known = window.last_uses.find(key); known != window.last_uses.end()) {
+            known->second = number;
+        } else if (window.n_batches > 0 && window.n_rows + span->n_rows > room_) {
+            return false;
+        } else {
+            window.last_uses[key] = number;
+            window.spans.push_back(span);
+            window.n_rows += span->n_rows;
+        }
+    }
+    ++window.n_batches;
+    return true;
 }
 
 void MediaRows::encode(const Window &window, const std::atomic<bool> &abort) {
@@ -164,7 +172,7 @@ void MediaRows::fill(const Microbatch &batch, TokenBatch &out) const {
     const auto n_embd = static_cast<size_t>(model_.facts().n_embd);
     out.rows.resize(out.ids.size() * n_embd);
     float *rows = out.rows.data();
-    for (const Piece &piece : batch.pieces) {
+    for (const Piece &piece : batch) {
         fill_piece(piece, out, rows);
         rows += static_cast<size_t>(piece.end - piece.begin) * n_embd;
     }
@@ -174,7 +182,7 @@ void MediaRows::fill_piece(const Piece &piece, TokenBatch &out, float *rows) con
     const auto n_embd = static_cast<size_t>(model_.facts().n_embd);
     const int64_t offset = tokens_->offsets[static_cast<size_t>(piece.i_input)];
     const int64_t end = offset + piece.end;
-    const std::vector<const MediaSpan *> spans = spans_of({{piece}, 0, false});
+    const std::vector<const MediaSpan *> spans = spans_of({&piece, &piece + 1});
     auto span = spans.begin();
     for (int64_t t = offset + piece.begin; t < end;) {
         int64_t n = 0;

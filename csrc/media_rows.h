@@ -18,8 +18,8 @@ public:
     // Begins a job; tokens are borrowed until the next one or clear().
     void start(const Tokens &tokens);
 
-    // Has the media of a micro-batch encoded, together with those of the ones behind it as far as there is room.
-    void prepare(const std::vector<Microbatch> &batches, size_t at, const std::atomic<bool> &abort);
+    // Has the media of micro-batch at encoded, together with those of the ones behind it as far as there is room.
+    void prepare(const Plan &plan, size_t at, const std::atomic<bool> &abort);
 
     // Has those of one that is no part of the plan encoded, until the next release.
     void prepare_alone(const Microbatch &batch, const std::atomic<bool> &abort);
@@ -48,11 +48,12 @@ private:
         std::map<Key, int64_t> last_uses;
         std::vector<const MediaSpan *> spans; // of each unit, the first
         int64_t n_rows = 0;
-        size_t end = 0; // the first micro-batch that is not in it as a whole
+        size_t n_batches = 0; // that are in it as a whole
     };
 
     std::vector<const MediaSpan *> spans_of(const Microbatch &batch) const;
-    Window gather(const Microbatch *batches, size_t n, int64_t first);
+    Window gather(const Plan &plan, size_t begin, size_t end);
+    bool add(const Microbatch &batch, int64_t number, Window &window);
     void encode(const Window &window, const std::atomic<bool> &abort);
     void run_pass(const Window &window, const std::vector<const MediaSpan *> &spans, const std::atomic<bool> &abort);
     TowerSession &session(gge_modality modality);

@@ -1,6 +1,7 @@
 // Token counts and limits in, micro-batches out. Pure: no model, no I/O, no clock.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -20,16 +21,50 @@ struct Piece {
     int64_t end;
 };
 
-struct Microbatch {
-    std::vector<Piece> pieces; // piece k is sequence k
-    int64_t n_tokens = 0;
-    bool continues = false; // the only piece goes on where the micro-batch before it stopped
+// The pieces that are computed together, at least one, borrowed from a plan. Piece k is sequence k.
+class Microbatch {
+public:
+    Microbatch(const Piece *begin, const Piece *end) : begin_(begin), end_(end) {}
+
+    const Piece *begin() const noexcept { return begin_; }
+    const Piece *end() const noexcept { return end_; }
+    size_t size() const noexcept { return static_cast<size_t>(end_ - begin_); }
+    const Piece &operator[](size_t k) const noexcept { return begin_[k]; }
+
+    int64_t n_tokens() const noexcept;
+    // Its only piece goes on where the micro-batch before it stopped.
+    bool continues() const noexcept { return begin_->begin > 0; }
+
+private:
+    const Piece *begin_;
+    const Piece *end_;
 };
 
-// Packs inputs, longest first, so that the sequences of a micro-batch have similar lengths; equal lengths keep the
-// order of the inputs. n_tokens[i] == 0 leaves input i out. An input that is longer than n_ubatch gets a micro-batch of
-// its own, or with may_split several, one after the other. Every token of every input is in exactly one piece.
-// Takes O(n log n).
-std::vector<Microbatch> plan(const std::vector<int64_t> &n_tokens, const PlanLimits &limits);
+// Micro-batches in the order in which they run.
+class Plan {
+public:
+    size_t size() const noexcept { return ends_.size(); }
+    Microbatch operator[](size_t b) const noexcept {
+        return {pieces_.data() + (b == 0 ? 0 : ends_[b - 1]), pieces_.data() + ends_[b]};
+    }
+
+    void reserve(size_t n_pieces) { pieces_.reserve(n_pieces); }
+    void add(const Piece &piece) { pieces_.push_back(piece); }
+    // What was added since the last one is a micro-batch.
+    void close() { ends_.push_back(pieces_.size()); }
+
+private:
+    std::vector<Piece> pieces_;
+    std::vector<size_t> ends_; // of micro-batches, in pieces_
+};
+
+// Packs inputs. n_tokens[i] == 0 leaves input i out. Those that are longer than n_ubatch come first, each with a
+// micro-batch of its own, or with may_split several, one after the other. Any other micro-batch takes the longest input
+// that is left, then the longest that still fits, and so on, which leaves hardly any room; equal lengths keep the order
+// of the inputs. Every token of every input is in exactly one piece. Takes O(n).
+Plan plan(const std::vector<int64_t> &n_tokens, const PlanLimits &limits);
+
+// The plan for one input alone.
+Plan plan_alone(int64_t i_input, int64_t n_tokens, const PlanLimits &limits);
 
 } // namespace gge

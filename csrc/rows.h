@@ -18,21 +18,21 @@ public:
     void start() noexcept;
     // rows: [n_rows, n_embd], the next token rows of the input
     void add(const float *rows, size_t n_rows) noexcept;
-    // Writes the pooled row: [n_embd]
-    void finish(float *out) const noexcept;
+    // The pooled row: [n_embd], valid until the next input starts.
+    const float *finish() noexcept;
 
 private:
     gge_pooling pooling_;
     size_t n_embd_;
     size_t n_rows_ = 0;
     std::vector<double> sum_; // mean
-    std::vector<float> row_;  // cls, last
+    std::vector<float> row_;
 };
 
 bool all_finite(const float *row, size_t n) noexcept;
 
-// Scales to unit length, computed in double precision; an all-zero row stays zero.
-void normalize(float *row, size_t n) noexcept;
+// Scales to unit length, computed in double precision; an all-zero row stays zero. out may be row.
+void normalize(const float *row, size_t n, float *out) noexcept;
 
 // Bytes of one element of a row: a value, or eight bits.
 size_t element_bytes(gge_output_type type) noexcept;

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -27,6 +28,7 @@ constexpr int32_t n_cls_out = 2;
 
 // What sessions did, shared with the test.
 struct Log {
+    std::function<void()> on_compute; // in place of keeping what they did
     std::mutex mutex;
     std::vector<std::vector<int32_t>> batches; // ids
     std::vector<std::vector<uint8_t>> wanted;  // of each of them
@@ -64,10 +66,11 @@ struct Log {
 class Session final : public gge::BackendSession {
 public:
     Session(gge::SessionOptions options, Log &log, const gge::ModelFacts &facts)
-        : options_(options), log_(log), has_mrope_(facts.has_mrope), cacheless_(facts.cacheless) {}
+        : options_(options), log_(log), has_mrope_(facts.has_mrope), cacheless_(facts.cacheless),
+          seen_(static_cast<size_t>(options.n_seq_max)) {}
 
     void reset(bool wipe) override {
-        seen_.clear();
+        std::fill(seen_.begin(), seen_.end(), 0);
         wiped_ = wiped_ || wipe;
         const std::lock_guard<std::mutex> lock(log_.mutex);
         log_.n_wipes += wipe ? 1 : 0;
@@ -82,17 +85,10 @@ public:
         if (n == 0 || static_cast<int64_t>(n) > options_.n_ubatch) {
             throw gge::Error(GGE_E_INTERNAL, "micro-batch too large");
         }
-        {
-            const std::lock_guard<std::mutex> lock(log_.mutex);
-            log_.batches.push_back(batch.ids);
-            log_.wanted.push_back(batch.wanted);
-            if (!batch.rows.empty()) {
-                log_.batches_of_rows.push_back(batch);
-            }
-        }
+        note(batch);
         check_rows(batch);
         if (cacheless_) {
-            seen_.clear();
+            std::fill(seen_.begin(), seen_.end(), 0);
         }
         const int32_t n_seq = batch.sequences.back() + 1;
         if (n_seq > options_.n_seq_max) {
@@ -114,7 +110,7 @@ public:
                 }
                 throw gge::Error(GGE_E_ABORTED, "aborted");
             }
-            int64_t &n_seen = seen_[batch.sequences[t]];
+            int64_t &n_seen = seen_[static_cast<size_t>(batch.sequences[t])];
             if (!has_mrope_ && batch.positions[t] != n_seen) {
                 throw gge::Error(GGE_E_INTERNAL, "positions of a sequence do not follow each other");
             }
@@ -144,6 +140,19 @@ public:
     }
 
 private:
+    void note(const gge::TokenBatch &batch) {
+        if (log_.on_compute) {
+            log_.on_compute();
+            return;
+        }
+        const std::lock_guard<std::mutex> lock(log_.mutex);
+        log_.batches.push_back(batch.ids);
+        log_.wanted.push_back(batch.wanted);
+        if (!batch.rows.empty()) {
+            log_.batches_of_rows.push_back(batch);
+        }
+    }
+
     void check_rows(const gge::TokenBatch &batch) const {
         const size_t n = batch.ids.size();
         const auto is_wanted = [](uint8_t wanted) { return wanted == 1; };
@@ -163,7 +172,7 @@ private:
     Log &log_;
     bool has_mrope_;
     bool cacheless_;
-    std::map<int32_t, int64_t> seen_;
+    std::vector<int64_t> seen_; // tokens, by sequence
     bool wiped_ = false;
     float shift_ = 0.0F;
     std::vector<float> rows_;

@@ -1,48 +1,53 @@
 #include "check.h"
 #include "planner.h"
 
+#include <algorithm>
 #include <map>
+#include <numeric>
 #include <random>
 
 using gge::Microbatch;
 using gge::Piece;
+using gge::Plan;
 using gge::plan;
+using gge::plan_alone;
 using gge::PlanLimits;
 
 namespace {
 
-bool operator==(const Piece &a, const Piece &b) {
-    return a.i_input == b.i_input && a.begin == b.begin && a.end == b.end;
+// Inputs of each micro-batch.
+std::vector<std::vector<int64_t>> inputs_of(const Plan &plan) {
+    std::vector<std::vector<int64_t>> inputs(plan.size());
+    for (size_t b = 0; b < plan.size(); ++b) {
+        for (const Piece &piece : plan[b]) {
+            inputs[b].push_back(piece.i_input);
+        }
+    }
+    return inputs;
 }
 
-bool same(const std::vector<Microbatch> &a, const std::vector<Microbatch> &b) {
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Microbatch &x, const Microbatch &y) {
-        return x.continues == y.continues && x.n_tokens == y.n_tokens &&
-               std::equal(x.pieces.begin(), x.pieces.end(), y.pieces.begin(), y.pieces.end(),
-                          [](const Piece &p, const Piece &q) { return p == q; });
-    });
-}
+using Inputs = std::vector<std::vector<int64_t>>;
 
 // Every token once, in order, inside the limits.
-void check_plan(const std::vector<int64_t> &counts, const PlanLimits &limits, const std::vector<Microbatch> &batches) {
+void check_plan(const std::vector<int64_t> &counts, const PlanLimits &limits, const Plan &plan) {
     std::map<int64_t, int64_t> next;
-    for (size_t b = 0; b < batches.size(); ++b) {
-        const Microbatch &batch = batches[b];
+    for (size_t b = 0; b < plan.size(); ++b) {
+        const Microbatch batch = plan[b];
         int64_t sum = 0;
-        for (const Piece &piece : batch.pieces) {
+        for (const Piece &piece : batch) {
             CHECK_EQ(piece.begin, next[piece.i_input]);
             CHECK(piece.end > piece.begin);
             next[piece.i_input] = piece.end;
             sum += piece.end - piece.begin;
         }
-        CHECK_EQ(batch.n_tokens, sum);
-        CHECK(sum >= 1 && sum <= (batch.pieces.size() > 1 || limits.may_split ? limits.n_ubatch : limits.n_tokens_max));
-        CHECK(static_cast<int64_t>(batch.pieces.size()) <= limits.n_seq_max);
-        CHECK(!batch.pieces.empty());
-        CHECK_EQ(batch.continues, batch.pieces[0].begin > 0);
-        if (batch.continues) {
-            CHECK_EQ(batch.pieces.size(), size_t{1});
-            CHECK(b > 0 && batches[b - 1].pieces.back().i_input == batch.pieces[0].i_input);
+        const bool may_be_long = batch.size() == 1 && !limits.may_split;
+        CHECK_EQ(batch.n_tokens(), sum);
+        CHECK(sum >= 1 && sum <= (may_be_long ? limits.n_tokens_max : limits.n_ubatch));
+        CHECK(batch.size() >= 1 && static_cast<int64_t>(batch.size()) <= limits.n_seq_max);
+        CHECK_EQ(batch.continues(), batch[0].begin > 0);
+        if (batch.continues()) {
+            CHECK_EQ(batch.size(), size_t{1});
+            CHECK(b > 0 && plan[b - 1].size() == 1 && plan[b - 1][0].i_input == batch[0].i_input);
         }
     }
     for (size_t i = 0; i < counts.size(); ++i) {
@@ -53,24 +58,27 @@ void check_plan(const std::vector<int64_t> &counts, const PlanLimits &limits, co
 } // namespace
 
 TEST(no_inputs_give_no_batches) {
-    CHECK(plan({}, {8, 8, 2, false}).empty());
-    CHECK(plan({0, 0}, {8, 8, 2, false}).empty());
+    CHECK_EQ(plan({}, {8, 8, 2, false}).size(), size_t{0});
+    CHECK_EQ(plan({0, 0}, {8, 8, 2, false}).size(), size_t{0});
 }
 
 TEST(longest_first_and_equal_lengths_in_input_order) {
-    const auto batches = plan({2, 5, 2, 5}, {7, 7, 8, false});
-    check_plan({2, 5, 2, 5}, {7, 7, 8, false}, batches);
-    CHECK_EQ(batches.size(), size_t{3});
-    CHECK_EQ(batches[0].pieces[0].i_input, 1);
-    CHECK_EQ(batches[1].pieces[0].i_input, 3);
-    CHECK_EQ(batches[1].pieces[1].i_input, 0);
-    CHECK_EQ(batches[2].pieces[0].i_input, 2);
+    const std::vector<int64_t> counts = {2, 5, 2, 5, 5};
+    const Plan found = plan(counts, {10, 10, 8, false});
+    check_plan(counts, {10, 10, 8, false}, found);
+    CHECK(inputs_of(found) == (Inputs{{1, 3}, {4, 0, 2}}));
+}
+
+TEST(the_longest_input_that_fits_fills_what_is_left) {
+    CHECK(inputs_of(plan({300, 200, 400, 100, 12, 11}, {512, 512, 8, false})) == (Inputs{{2, 3, 4}, {0, 1, 5}}));
+    CHECK(inputs_of(plan({6, 5, 3, 3}, {8, 8, 8, false})) == (Inputs{{0}, {1, 2}, {3}}));
 }
 
 TEST(sequence_limit_closes_a_batch) {
-    const auto batches = plan({1, 1, 1, 1, 1}, {100, 100, 2, false});
-    CHECK_EQ(batches.size(), size_t{3});
-    check_plan({1, 1, 1, 1, 1}, {100, 100, 2, false}, batches);
+    const std::vector<int64_t> counts(5, 1);
+    const Plan found = plan(counts, {100, 100, 2, false});
+    CHECK(inputs_of(found) == (Inputs{{0, 1}, {2, 3}, {4}}));
+    check_plan(counts, {100, 100, 2, false}, found);
 }
 
 TEST(exact_fit_fills_a_batch) {
@@ -79,32 +87,60 @@ TEST(exact_fit_fills_a_batch) {
 }
 
 TEST(long_input_spans_batches_and_nobody_joins_it) {
-    const auto batches = plan({3, 20, 2}, {8, 8, 8, true});
-    check_plan({3, 20, 2}, {8, 8, 8, true}, batches);
-    CHECK_EQ(batches.size(), size_t{4});
-    CHECK(!batches[0].continues && batches[1].continues && batches[2].continues && !batches[3].continues);
-    CHECK_EQ(batches[2].n_tokens, 4);
+    const Plan found = plan({3, 20, 2}, {8, 8, 8, true});
+    check_plan({3, 20, 2}, {8, 8, 8, true}, found);
+    CHECK(inputs_of(found) == (Inputs{{1}, {1}, {1}, {0, 2}}));
+    CHECK(!found[0].continues() && found[1].continues() && found[2].continues() && !found[3].continues());
+    CHECK_EQ(found[2].n_tokens(), 4);
 }
 
 TEST(long_input_that_is_not_split_runs_alone) {
     const PlanLimits limits{8, 24, 8, false};
-    const auto batches = plan({3, 20, 2, 9, 24}, limits);
-    check_plan({3, 20, 2, 9, 24}, limits, batches);
-    CHECK_EQ(batches.size(), size_t{4});
-    CHECK_EQ(batches[0].n_tokens, 24);
-    CHECK_EQ(batches[1].n_tokens, 20);
-    CHECK_EQ(batches[2].n_tokens, 9);
-    CHECK_EQ(batches[3].n_tokens, 5);
+    const Plan found = plan({3, 20, 2, 9, 24}, limits);
+    check_plan({3, 20, 2, 9, 24}, limits, found);
+    CHECK(inputs_of(found) == (Inputs{{4}, {1}, {3}, {0, 2}}));
 }
 
 TEST(long_input_that_has_no_room_and_may_not_be_split_is_refused) {
     const std::string message = CHECK_THROWS(GGE_E_INTERNAL, plan({9, 10}, {8, 9, 8, false}));
     CHECK(check::contains(message, "10 tokens") && check::contains(message, "of 9"));
+    CHECK_THROWS(GGE_E_INTERNAL, plan_alone(0, 10, {8, 9, 8, false}));
 }
 
 TEST(limits_without_room_are_refused) {
-    CHECK_THROWS(GGE_E_INTERNAL, plan({1}, {0, 0, 1, false}));
+    CHECK_THROWS(GGE_E_INTERNAL, plan({1}, {0, 1, 1, false}));
     CHECK_THROWS(GGE_E_INTERNAL, plan({1}, {1, 1, 0, false}));
+    CHECK_THROWS(GGE_E_INTERNAL, plan_alone(0, 1, {0, 1, 1, false}));
+}
+
+TEST(an_input_alone_is_planned_as_in_a_list_of_one) {
+    for (const bool may_split : {false, true}) {
+        const PlanLimits limits{8, 100, 8, may_split};
+        for (const int64_t n : {1, 8, 9, 16, 17}) {
+            const Plan list = plan({n}, limits);
+            const Plan alone = plan_alone(7, n, limits);
+            CHECK_EQ(alone.size(), list.size());
+            for (size_t b = 0; b < alone.size(); ++b) {
+                CHECK_EQ(alone[b].size(), size_t{1});
+                CHECK(alone[b][0].i_input == 7 && alone[b][0].begin == list[b][0].begin &&
+                      alone[b][0].end == list[b][0].end);
+            }
+        }
+    }
+}
+
+TEST(texts_of_usual_lengths_leave_hardly_any_room) {
+    std::mt19937_64 random(3);
+    std::vector<int64_t> counts(2000);
+    for (int64_t &n : counts) { // few long ones, most of them short
+        const double x = static_cast<double>(random() % 1000 + 1) / 1000.0;
+        n = 4 + static_cast<int64_t>(508 * x * x * x);
+    }
+    const PlanLimits limits{512, 512, 256, false};
+    const Plan found = plan(counts, limits);
+    check_plan(counts, limits, found);
+    const int64_t n_tokens = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+    CHECK(n_tokens > 99 * 512 * static_cast<int64_t>(found.size()) / 100);
 }
 
 TEST(random_inputs_keep_every_limit_and_plan_the_same_twice) {
@@ -118,8 +154,15 @@ TEST(random_inputs_keep_every_limit_and_plan_the_same_twice) {
             n = static_cast<int64_t>(random() %
                                      static_cast<uint64_t>(limits.may_split ? 200 : limits.n_tokens_max + 1));
         }
-        const auto batches = plan(counts, limits);
-        check_plan(counts, limits, batches);
-        CHECK(same(batches, plan(counts, limits)));
+        const Plan found = plan(counts, limits);
+        check_plan(counts, limits, found);
+        CHECK(inputs_of(found) == inputs_of(plan(counts, limits)));
+        const auto is_longer = [&](const Piece &a, const Piece &b) {
+            return counts[static_cast<size_t>(a.i_input)] > counts[static_cast<size_t>(b.i_input)];
+        };
+        for (size_t b = 0; b < found.size(); ++b) {
+            CHECK(std::is_sorted(found[b].begin(), found[b].end(), is_longer));
+            CHECK(b == 0 || !is_longer(found[b][0], found[b - 1][0]));
+        }
     }
 }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
+#include <random>
 
 using namespace gge;
 
@@ -17,9 +19,17 @@ std::vector<float> pool(gge_pooling pooling, const std::vector<float> &rows, siz
         pooler.add(rows.data() + done * n_embd, n);
         done += n;
     }
-    std::vector<float> out(n_embd);
-    pooler.finish(out.data());
-    return out;
+    const float *out = pooler.finish();
+    return {out, out + n_embd};
+}
+
+std::vector<float> random_values(size_t n) {
+    std::mt19937 random(5);
+    std::vector<float> values(n);
+    for (float &value : values) {
+        value = static_cast<float>(static_cast<double>(random()) / 4294967296.0 - 0.5);
+    }
+    return values;
 }
 
 const std::vector<float> four_rows = {1, 2, 3, 5, 8, 13, 21, 34};
@@ -40,17 +50,32 @@ TEST(pieces_do_not_change_the_result) {
     }
 }
 
+TEST(a_mean_has_the_bits_of_a_sum_in_the_order_of_the_rows) {
+    const size_t n_embd = 37;
+    const std::vector<float> rows = random_values(100 * n_embd);
+    for (const size_t n_rows : std::initializer_list<size_t>{1, 2, 3, 4, 5, 7, 8, 99, 100}) {
+        std::vector<float> expected;
+        for (size_t i = 0; i < n_embd; ++i) {
+            double sum = 0.0;
+            for (size_t r = 0; r < n_rows; ++r) {
+                sum += static_cast<double>(rows[r * n_embd + i]);
+            }
+            expected.push_back(static_cast<float>(sum * (1.0 / static_cast<double>(n_rows))));
+        }
+        CHECK(pool(GGE_POOLING_MEAN, rows, n_embd, {n_rows}) == expected);
+        CHECK(pool(GGE_POOLING_MEAN, rows, n_embd, {n_rows / 2, n_rows - n_rows / 2}) == expected);
+    }
+}
+
 TEST(start_forgets_the_input_before) {
     Pooler pooler(GGE_POOLING_MEAN, 1);
     const float first = 100;
     const float second = 3;
-    float out = 0;
     pooler.start();
     pooler.add(&first, 1);
     pooler.start();
     pooler.add(&second, 1);
-    pooler.finish(&out);
-    CHECK_EQ(out, 3.0F);
+    CHECK_EQ(*pooler.finish(), 3.0F);
 }
 
 TEST(mean_does_not_lose_small_values_beside_large_ones) {
@@ -64,17 +89,33 @@ TEST(mean_does_not_lose_small_values_beside_large_ones) {
 
 TEST(normalize_gives_unit_length_and_keeps_zero) {
     float row[2] = {3, 4};
-    normalize(row, 2);
+    normalize(row, 2, row);
     CHECK(std::abs(row[0] - 0.6F) < 1e-7F && std::abs(row[1] - 0.8F) < 1e-7F);
     float zero[2] = {0, 0};
-    normalize(zero, 2);
+    normalize(zero, 2, zero);
     CHECK(zero[0] == 0 && zero[1] == 0);
     float large[2] = {3e38F, 3e38F}; // the sum of squares overflows a float
-    normalize(large, 2);
+    normalize(large, 2, large);
     CHECK(std::abs(large[0] - 0.70710678F) < 1e-6F);
     float tiny[2] = {1e-30F, 0}; // and here it underflows
-    normalize(tiny, 2);
+    normalize(tiny, 2, tiny);
     CHECK_EQ(tiny[0], 1.0F);
+}
+
+TEST(normalize_is_right_to_the_last_place) {
+    for (const size_t n : std::initializer_list<size_t>{1, 7, 8, 9, 384, 1023}) {
+        const std::vector<float> row = random_values(n);
+        double sum = 0.0;
+        for (const float value : row) {
+            sum += static_cast<double>(value) * static_cast<double>(value);
+        }
+        std::vector<float> unit(n);
+        normalize(row.data(), n, unit.data());
+        for (size_t i = 0; i < n; ++i) {
+            const auto exact = static_cast<float>(static_cast<double>(row[i]) / std::sqrt(sum));
+            CHECK(std::nextafter(exact, -2.0F) <= unit[i] && unit[i] <= std::nextafter(exact, 2.0F));
+        }
+    }
 }
 
 TEST(all_finite_finds_nan_and_infinity) {
