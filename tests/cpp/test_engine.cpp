@@ -212,6 +212,20 @@ TEST(causal_long_input_grows_the_cache_and_not_the_micro_batch) {
     CHECK_EQ(s.log.opened.back().n_ctx, 16);
 }
 
+TEST(sequences_of_a_micro_batch_are_bounded_by_its_tokens_and_by_upstream) {
+    const auto n_seq_max = [](int32_t n_ubatch, int32_t asked, bool has_state) {
+        EngineOptions o;
+        o.n_ubatch = n_ubatch;
+        o.n_seq_max = asked;
+        return Setup(o, [&](fake::Model &m) { m.facts().has_state = has_state; }).engine->info().n_seq_max;
+    };
+    CHECK_EQ(n_seq_max(0, 0, false), 255);
+    CHECK_EQ(n_seq_max(0, 256, false), 255);
+    CHECK_EQ(n_seq_max(0, 3, false), 3);
+    CHECK_EQ(n_seq_max(8, 0, false), 8);
+    CHECK_EQ(n_seq_max(0, 0, true), 16);
+}
+
 TEST(attention_in_use_is_told) {
     const auto attention = [](AttentionChoice choice, void (*kind)(fake::Model &)) {
         EngineOptions o = small();
