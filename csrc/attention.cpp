@@ -5,101 +5,51 @@
 // fixed size and lies on the stack.
 #include "attention.h"
 
-#include <algorithm>
+#include "vectors.h"
+
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <utility>
 
 namespace gge {
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr size_t width = 16; // floats of a vector
-#elif defined(__AVX__)
-constexpr size_t width = 8;
-#else
-constexpr size_t width = 4;
-#endif
-
-// As many sums as the registers hold: block_rows x block_vectors.
+// As many sums as the registers hold, of 32 or of 16: keys x vectors of queries, and queries x two vectors of values.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr size_t block_rows = 8;
-constexpr size_t block_vectors = 3;
+constexpr size_t score_rows = 8;
+constexpr size_t score_vectors = 3;
+constexpr size_t value_rows = 12;
 #else
-constexpr size_t block_rows = 6;
-constexpr size_t block_vectors = 2;
+constexpr size_t score_rows = 6;
+constexpr size_t score_vectors = 2;
+constexpr size_t value_rows = 6;
 #endif
 
-constexpr size_t n_lanes = width * block_vectors; // rows of a tile
-constexpr size_t n_tile_keys = 6144 / n_lanes;    // 24 KiB of scores
+constexpr size_t n_lanes = 48; // rows of a tile
+constexpr size_t n_tile_vectors = n_lanes / width;
+constexpr size_t n_tile_keys = 128; // 24 KiB of scores
 constexpr size_t n_tile_dims = 256;
+constexpr size_t panel_width = 2 * width; // columns of V
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float log2_e = 1.44269504F;
-
-template <size_t n> struct VectorOf {
-    using Type [[gnu::vector_size(n * sizeof(float))]] = float;
-};
-template <> struct VectorOf<1> {
-    using Type = float;
-};
-using Vector = VectorOf<width>::Type;
-using Integers [[gnu::vector_size(width * sizeof(int32_t))]] = int32_t;
-using Bits [[gnu::vector_size(width * sizeof(uint32_t))]] = uint32_t;
-
-template <typename V> V load(const void *data) {
-    V v;
-    std::memcpy(&v, data, sizeof v);
-    return v;
-}
-
-template <typename V> void store(float *data, V v) {
-    std::memcpy(data, &v, sizeof v);
-}
-
-template <typename To, typename From> To bits_as(From from) {
-    static_assert(sizeof(To) == sizeof(From));
-    return load<To>(&from);
-}
-
-Vector larger(Vector a, Vector b) {
-    return a > b ? a : b;
-}
-
-// 2^x for x <= 0, within 2 ulp; 0 where that is below the normal numbers.
-Vector exp2_of(Vector x) {
-    constexpr float shift = 12582912.0F; // 1.5 * 2^23: in a sum with it the lowest bits are the other, rounded
-    const Vector shifted = x + shift;
-    const Vector f = x - (shifted - shift);
-    Vector p = f * 0.00132647273F + 0.00967151299F;
-    p = p * f + 0.0555073358F;
-    p = p * f + 0.240222424F;
-    p = p * f + 0.693147004F;
-    p = p * f + 1.0F;
-    const auto scaled = bits_as<Vector>(bits_as<Bits>(p) + (bits_as<Bits>(shifted) << 23));
-    return x >= -126.0F ? scaled : (x < 0.0F ? Vector{} : x); // NaN stays
-}
-
-Vector tanh_of(Vector x) {
-    const Vector e = exp2_of((x < 0.0F ? x : -x) * (2.0F * log2_e));
-    const Vector t = (1.0F - e) / (1.0F + e);
-    return x < 0.0F ? -t : t;
-}
 
 template <typename V, size_t n_rows, size_t n_vectors> struct Block {
     static constexpr size_t step = sizeof(V) / sizeof(float);
     V sums[n_rows][n_vectors] = {};
 
-    // Adds a[i * a_row + k * a_step] * b[k * b_step + j * step ...] for all k < n.
+    // Adds a[i * a_row + k * a_step] * b[k * b_step + j * step ...] for all k < n; puts what it reads of b into copy.
+    template <bool copies>
     [[gnu::always_inline]] void add_products(const float *a, size_t a_row, size_t a_step, const float *b, size_t b_step,
-                                             size_t n) {
+                                             size_t n, float *copy) {
         for (size_t k = 0; k < n; ++k) {
             V factors[n_vectors];
             for (size_t j = 0; j < n_vectors; ++j) {
                 factors[j] = load<V>(b + j * step);
+                if constexpr (copies) {
+                    store(copy + k * panel_width + j * step, factors[j]);
+                }
             }
             for (size_t i = 0; i < n_rows; ++i) {
                 for (size_t j = 0; j < n_vectors; ++j) {
@@ -124,17 +74,11 @@ struct ScoreBlock {
 
 template <size_t n_rows, size_t n_vectors> void score_block(const ScoreBlock &s) {
     Block<Vector, n_rows, n_vectors> block;
-    if (s.add) {
-        for (size_t i = 0; i < n_rows; ++i) {
-            for (size_t j = 0; j < n_vectors; ++j) {
-                block.sums[i][j] = load<Vector>(s.scores + i * n_lanes + j * width);
-            }
-        }
-    }
-    block.add_products(s.k, s.k_stride, 1, s.q, n_lanes, s.n_dims);
+    block.template add_products<false>(s.k, s.k_stride, 1, s.q, n_lanes, s.n_dims, nullptr);
     for (size_t i = 0; i < n_rows; ++i) {
         for (size_t j = 0; j < n_vectors; ++j) {
-            store(s.scores + i * n_lanes + j * width, block.sums[i][j]);
+            float *scores = s.scores + i * n_lanes + j * width;
+            store(scores, s.add ? load<Vector>(scores) + block.sums[i][j] : block.sums[i][j]);
         }
     }
 }
@@ -149,51 +93,46 @@ struct ValueBlock {
     size_t column;
     const float *before; // one per row; NULL: out holds nothing yet
     const float *after;
+    float *panel; // [n_keys][panel_width], for a copy of the columns
 };
 
-template <typename V, size_t n_rows, size_t n_vectors> void value_block(const ValueBlock &s) {
+template <typename V, size_t n_rows, size_t n_vectors, bool copies> void value_block(const ValueBlock &s) {
     Block<V, n_rows, n_vectors> block;
-    if (s.before != nullptr) {
-        for (size_t i = 0; i < n_rows; ++i) {
-            for (size_t j = 0; j < n_vectors; ++j) {
-                block.sums[i][j] = load<V>(s.out[i] + s.column + j * block.step) * s.before[i];
-            }
-        }
-    }
-    block.add_products(s.weights, 1, n_lanes, s.v + s.column, s.v_stride, s.n_keys);
+    block.template add_products<copies>(s.weights, 1, n_lanes, s.v, s.v_stride, s.n_keys, s.panel);
     for (size_t i = 0; i < n_rows; ++i) {
         for (size_t j = 0; j < n_vectors; ++j) {
-            store(s.out[i] + s.column + j * block.step, block.sums[i][j] * s.after[i]);
+            float *out = s.out[i] + s.column + j * block.step;
+            V sum = block.sums[i][j];
+            if (s.before != nullptr) {
+                sum += load<V>(out) * s.before[i];
+            }
+            store(out, sum * s.after[i]);
         }
     }
 }
 
-// The kernels by n_rows - 1.
-using ScoreKernels = std::array<void (*)(const ScoreBlock &), block_rows>;
-using ValueKernels = std::array<void (*)(const ValueBlock &), block_rows>;
+// By n_rows - 1.
+using ScoreKernels = std::array<void (*)(const ScoreBlock &), score_rows>;
+using ValueKernels = std::array<void (*)(const ValueBlock &), value_rows>;
 
 template <size_t n_vectors, size_t... i> constexpr ScoreKernels score_kernels_of(std::index_sequence<i...> /*rows*/) {
     return {&score_block<i + 1, n_vectors>...};
 }
 
-template <typename V, size_t n_vectors, size_t... i>
+template <size_t... j>
+constexpr std::array<ScoreKernels, score_vectors> score_kernels_up_to(std::index_sequence<j...> /*vectors*/) {
+    return {score_kernels_of<j + 1>(std::make_index_sequence<score_rows>())...};
+}
+
+template <typename V, size_t n_vectors, bool copies, size_t... i>
 constexpr ValueKernels value_kernels_of(std::index_sequence<i...> /*rows*/) {
-    return {&value_block<V, i + 1, n_vectors>...};
+    return {&value_block<V, i + 1, n_vectors, copies>...};
 }
 
-template <size_t... j>
-constexpr std::array<ScoreKernels, block_vectors> all_score_kernels(std::index_sequence<j...> /*vectors*/) {
-    return {score_kernels_of<j + 1>(std::make_index_sequence<block_rows>())...};
-}
+constexpr auto score_kernels = score_kernels_up_to(std::make_index_sequence<score_vectors>()); // by n_vectors - 1
 
-template <size_t... j>
-constexpr std::array<ValueKernels, block_vectors> all_value_kernels(std::index_sequence<j...> /*vectors*/) {
-    return {value_kernels_of<Vector, j + 1>(std::make_index_sequence<block_rows>())...};
-}
-
-// By n_vectors - 1.
-constexpr auto score_kernels = all_score_kernels(std::make_index_sequence<block_vectors>());
-constexpr auto value_kernels = all_value_kernels(std::make_index_sequence<block_vectors>());
+template <typename V, size_t n_vectors, bool copies>
+constexpr ValueKernels value_kernels = value_kernels_of<V, n_vectors, copies>(std::make_index_sequence<value_rows>());
 
 // Calls body(begin, n) for parts of begin .. end - 1 that are at most n_max long and differ by one at most.
 template <typename Body> void in_parts(size_t begin, size_t end, size_t n_max, const Body &body) {
@@ -206,28 +145,6 @@ template <typename Body> void in_parts(size_t begin, size_t end, size_t n_max, c
     }
 }
 
-// The values of two vectors by turns: those of their first halves, or of their second.
-template <size_t half, size_t... i> Vector zip(Vector a, Vector b, std::index_sequence<i...> /*values*/) {
-#if defined(__clang__)
-    return __builtin_shufflevector(a, b, (half * (width / 2) + i / 2 + i % 2 * width)...);
-#else
-    return __builtin_shuffle(a, b, Integers{(half * (width / 2) + i / 2 + i % 2 * width)...});
-#endif
-}
-
-// One vector of each of width rows -> their transpose.
-void transpose(Vector (&rows)[width]) {
-    constexpr auto values = std::make_index_sequence<width>();
-    for (size_t n = 1; n < width; n *= 2) {
-        Vector next[width];
-        for (size_t i = 0; i < width / 2; ++i) {
-            next[2 * i] = zip<0>(rows[i], rows[i + width / 2], values);
-            next[2 * i + 1] = zip<1>(rows[i], rows[i + width / 2], values);
-        }
-        std::copy_n(next, width, rows);
-    }
-}
-
 // A range of keys, in tokens of the batch.
 struct Span {
     size_t begin;
@@ -237,11 +154,17 @@ struct Span {
     Span within(Span other) const { return {std::max(begin, other.begin), std::min(end, other.end)}; }
 };
 
-// Some rows of a sequence and a key head.
+// Rows of a sequence: token by token the query heads of one key head.
+struct Rows {
+    size_t start; // token of the sequence
+    size_t i_head_kv;
+    size_t first;
+    size_t n;
+};
+
 class Tile {
 public:
-    // Rows first ... of the sequence that begins at token start, in vectors; n_rows of them are rows.
-    Tile(const AttentionInput &input, size_t start, size_t i_head_kv, size_t first, size_t n_rows);
+    Tile(const AttentionInput &input, const Rows &rows);
 
     void compute();
 
@@ -250,9 +173,10 @@ private:
     void compute_scores(Span keys);
     void compute_scores(Span keys, size_t i_dim, size_t n_dims, bool add);
     void softmax(Span keys);
+    Vector change(float *scores, size_t j, Span keys, Vector maximum) const;
     Vector changed(Vector score, size_t j, size_t i_key) const;
     void add_values(Span keys, bool is_first, bool is_last);
-    void add_values(ValueBlock block, size_t n_rows) const;
+    template <typename V, size_t n_vectors> void add_columns(Span keys, bool is_first, size_t column);
 
     Span span(size_t i_first, size_t i_last) const {
         return {static_cast<size_t>(begins_[i_first]), static_cast<size_t>(ends_[i_last])};
@@ -267,60 +191,63 @@ private:
     size_t n_rows_;
     size_t n_vectors_;
     bool plain_;        // no softcap, no ALiBi
-    float query_scale_; // scores are of base 2
-    float score_scale_;
+    float query_scale_; // makes scores to the base 2
+    float score_scale_; // after the softcap
 
-    alignas(64) int32_t begins_[n_lanes] = {};
+    // Lanes without a row are as the last row, but for out_.
+    const float *queries_[n_lanes];
+    float *out_[n_lanes];
+    int32_t begins_[n_lanes] = {};
     int32_t ends_[n_lanes] = {};
     float positions_[n_lanes];
     float slopes_[n_lanes];
     float maxima_[n_lanes];
     float totals_[n_lanes];
-    float before_[n_lanes];
+    float before_[n_lanes]; // what the sums in out_ are worth after a larger maximum
     float after_[n_lanes];
-    const float *queries_[n_lanes];
-    float *out_[n_lanes];
     alignas(64) float q_[n_tile_dims * n_lanes];
     alignas(64) float scores_[n_tile_keys * n_lanes];
+    alignas(64) float panel_[n_tile_keys * panel_width];
 };
 
-// As ggml's: a geometric series, with the ones between for a number of heads that is no power of two.
+// As ggml's: a geometric series, and for a number of heads that is no power of two also numbers between its own.
 float alibi_slope(float max_bias, size_t i_head, size_t n_heads) {
-    const auto n = static_cast<float>(size_t{1} << static_cast<size_t>(std::floor(std::log2(n_heads))));
+    const auto n = static_cast<float>(size_t{1} << static_cast<size_t>(std::log2(n_heads)));
     const auto i = static_cast<float>(i_head);
-    return i < n ? std::pow(std::pow(2.0F, -max_bias / n), i + 1.0F)
-                 : std::pow(std::pow(2.0F, -max_bias / 2.0F / n), 2.0F * (i - n) + 1.0F);
+    return std::exp2(i < n ? -max_bias / n * (i + 1.0F) : -max_bias / 2.0F / n * (2.0F * (i - n) + 1.0F));
 }
 
-Tile::Tile(const AttentionInput &input, size_t start, size_t i_head_kv, size_t first, size_t n_rows)
-    : in_(input), k_(input.k.data + i_head_kv * input.k.head_stride),
-      v_(input.v.data + i_head_kv * input.v.head_stride), n_rows_(n_rows), n_vectors_((n_rows + width - 1) / width),
-      plain_(!(input.softcap > 0.0F) && !(input.max_bias > 0.0F)) {
-    query_scale_ = input.softcap > 0.0F ? input.scale / input.softcap : input.scale * log2_e;
-    score_scale_ = input.softcap * log2_e;
+// The rows of a head are too far apart and too short for the CPU to foresee them: 4 to 13 % of the time on two cores.
+template <int for_writing> void fetch(const float *row, size_t n) {
+    constexpr size_t line = 64 / sizeof(float);
+    for (size_t i = 0; i < n; i += line) {
+        __builtin_prefetch(row + i, for_writing);
+    }
+}
+
+Tile::Tile(const AttentionInput &input, const Rows &rows)
+    : in_(input), k_(input.k.data + rows.i_head_kv * input.k.head_stride),
+      v_(input.v.data + rows.i_head_kv * input.v.head_stride), n_rows_(rows.n),
+      n_vectors_((rows.n + width - 1) / width), plain_(!(input.softcap > 0.0F) && !(input.max_bias > 0.0F)),
+      query_scale_(input.softcap > 0.0F ? input.scale / input.softcap : input.scale * log2_e),
+      score_scale_(input.softcap * log2_e) {
     const auto n_heads = static_cast<size_t>(input.n_heads);
     const size_t n_group = n_heads / static_cast<size_t>(input.n_heads_kv);
-    size_t i_token = start + first / n_group;
-    size_t i_in_group = first % n_group;
+    size_t i_token = rows.start + rows.first / n_group;
+    size_t i_head = rows.i_head_kv * n_group + rows.first % n_group;
     for (size_t i = 0; i < n_vectors_ * width; ++i) {
-        if (i >= n_rows) { // as the last row, so that it asks for no mask
-            begins_[i] = begins_[n_rows - 1];
-            ends_[i] = ends_[n_rows - 1];
-            positions_[i] = slopes_[i] = totals_[i] = 0.0F;
-            maxima_[i] = -infinity;
-            continue;
-        }
-        const size_t i_head = i_head_kv * n_group + i_in_group;
         queries_[i] = input.q.data + i_token * input.q.token_stride + i_head * input.q.head_stride;
         out_[i] = input.out + (i_token * n_heads + i_head) * static_cast<size_t>(input.n_dims_v);
         begins_[i] = input.ranges[2 * i_token];
         ends_[i] = input.ranges[2 * i_token + 1];
         positions_[i] = static_cast<float>(i_token);
         slopes_[i] = input.max_bias > 0.0F ? log2_e * alibi_slope(input.max_bias, i_head, n_heads) : 0.0F;
-        maxima_[i] = input.sinks != nullptr ? input.sinks[i_head] * log2_e : -infinity;
+        maxima_[i] = input.sinks != nullptr ? log2_e * input.sinks[i_head] : -infinity;
         totals_[i] = input.sinks != nullptr ? 1.0F : 0.0F;
-        if (++i_in_group == n_group) {
-            i_in_group = 0;
+        fetch<0>(queries_[i], static_cast<size_t>(input.n_dims));
+        fetch<1>(out_[i], static_cast<size_t>(input.n_dims_v));
+        if (i + 1 < n_rows_ && ++i_head == (rows.i_head_kv + 1) * n_group) {
+            i_head -= n_group;
             ++i_token;
         }
     }
@@ -349,25 +276,23 @@ void Tile::compute() {
 // q_[i][...] = value i_dim + i of all queries, scaled
 void Tile::transpose_queries(size_t i_dim, size_t n_dims) {
     for (size_t j = 0; j < n_vectors_; ++j) {
-        const size_t first = j * width;
-        const size_t n = std::min(width, n_rows_ - first);
+        const float *const *queries = queries_ + j * width;
+        float *column = q_ + j * width;
         size_t i = 0;
         for (; i + width <= n_dims; i += width) {
-            Vector rows[width] = {};
-            for (size_t row = 0; row < n; ++row) {
-                rows[row] = load<Vector>(queries_[first + row] + i_dim + i) * query_scale_;
+            Vector rows[width];
+            for (size_t row = 0; row < width; ++row) {
+                rows[row] = load<Vector>(queries[row] + i_dim + i) * query_scale_;
             }
             transpose(rows);
             for (size_t row = 0; row < width; ++row) {
-                store(q_ + (i + row) * n_lanes + first, rows[row]);
+                store(column + (i + row) * n_lanes, rows[row]);
             }
         }
         for (; i < n_dims; ++i) {
-            Vector values = {};
-            for (size_t row = 0; row < n; ++row) {
-                values[row] = queries_[first + row][i_dim + i] * query_scale_;
+            for (size_t row = 0; row < width; ++row) {
+                column[i * n_lanes + row] = queries[row][i_dim + i] * query_scale_;
             }
-            store(q_ + i * n_lanes + first, values);
         }
     }
 }
@@ -385,34 +310,23 @@ void Tile::compute_scores(Span keys) {
     }
 }
 
-// For each run of keys the vectors whose rows see some of it: since ranges do not decrease, they stand together.
+// All vectors of which some row sees some key of a block: since ranges do not decrease, they stand together.
 void Tile::compute_scores(Span keys, size_t i_dim, size_t n_dims, bool add) {
-    size_t first = 0; // vector
+    size_t first = 0;
     size_t last = 0;
-    for (size_t begin = keys.begin; begin < keys.end;) {
-        while (first < n_vectors_ && seen(first).end <= begin) {
+    in_parts(keys.begin, keys.end, score_rows, [&](size_t i_key, size_t n_keys) {
+        while (first < n_vectors_ && seen(first).end <= i_key) {
             ++first;
         }
-        last = std::max(last, first);
-        while (last < n_vectors_ && seen(last).begin <= begin) {
+        while (last < n_vectors_ && seen(last).begin < i_key + n_keys) {
             ++last;
         }
-        size_t end = keys.end;
-        if (first < last) {
-            end = std::min(end, seen(first).end);
-        }
-        if (last < n_vectors_) {
-            end = std::min(end, seen(last).begin);
-        }
-        if (first < last) {
-            const ScoreKernels &kernels = score_kernels[last - first - 1];
-            in_parts(begin, end, block_rows, [&](size_t i_key, size_t n) {
-                kernels[n - 1]({k_ + i_key * in_.k.token_stride + i_dim, in_.k.token_stride, q_ + first * width, n_dims,
-                                scores_ + (i_key - keys.begin) * n_lanes + first * width, add});
-            });
-        }
-        begin = end;
-    }
+        in_parts(first, std::max(first, last), score_vectors, [&](size_t j, size_t n_vectors) {
+            score_kernels[n_vectors - 1][n_keys - 1]({k_ + i_key * in_.k.token_stride + i_dim, in_.k.token_stride,
+                                                      q_ + j * width, n_dims,
+                                                      scores_ + (i_key - keys.begin) * n_lanes + j * width, add});
+        });
+    });
 }
 
 Vector Tile::changed(Vector score, size_t j, size_t i_key) const {
@@ -424,40 +338,50 @@ Vector Tile::changed(Vector score, size_t j, size_t i_key) const {
         score -= load<Vector>(slopes_ + j * width) * (distance < 0.0F ? -distance : distance);
     }
     const auto key = static_cast<int32_t>(i_key);
-    const Integers begins = load<Integers>(begins_ + j * width);
-    const Integers ends = load<Integers>(ends_ + j * width);
+    const auto begins = load<Integers>(begins_ + j * width);
+    const auto ends = load<Integers>(ends_ + j * width);
     return ((begins <= key) & (ends > key)) ? score : Vector{} - infinity;
 }
 
-// Scores of the keys -> weights, 0 where a row does not see the key; before_: what earlier sums are worth now.
+// Changes what vector j has of the scores; returns the new maximum.
+Vector Tile::change(float *scores, size_t j, Span keys, Vector maximum) const {
+    for (size_t i = keys.begin; i < keys.end; ++i, scores += n_lanes) {
+        const Vector score = changed(load<Vector>(scores), j, i);
+        store(scores, score);
+        maximum = larger(maximum, score);
+    }
+    return maximum;
+}
+
+// Scores of the keys -> weights, 0 where a row does not see the key.
 void Tile::softmax(Span keys) {
     for (size_t j = 0; j < n_vectors_; ++j) {
-        float *column = scores_ + j * width;
-        const auto at = [&](size_t i_key) { return column + (i_key - keys.begin) * n_lanes; };
-        const Span span = seen(j).within(keys);
-        const Span plain = seen_by_all(j).within(span);
-        const Vector maximum = load<Vector>(maxima_ + j * width);
-        Vector next = maximum;
-        for (size_t i = span.begin; i < span.end; ++i) {
-            Vector score = load<Vector>(at(i));
-            if (!plain_ || i < plain.begin || i >= plain.end) {
-                score = changed(score, j, i);
-                store(at(i), score);
-            }
-            next = larger(next, score);
+        const auto at = [&](size_t i_key) { return scores_ + (i_key - keys.begin) * n_lanes + j * width; };
+        const Span some = seen(j).within(keys);
+        const Span seen = {std::min(some.begin, keys.end), std::max(some.begin, some.end)};
+        const Span all = seen_by_all(j).within(seen);
+        const Span plain = plain_ && all.size() > 0 ? all : Span{seen.end, seen.end};
+
+        const auto maximum = load<Vector>(maxima_ + j * width);
+        Vector next = change(at(seen.begin), j, {seen.begin, plain.begin}, maximum);
+        for (size_t i = plain.begin; i < plain.end; ++i) {
+            next = larger(next, load<Vector>(at(i)));
         }
-        const Vector zero = next == -infinity ? Vector{} : next; // no key seen yet
+        next = change(at(plain.end), j, {plain.end, seen.end}, next);
+
+        const Vector zero = next == -infinity ? Vector{} : next; // where no key was seen yet
         const Vector before = exp2_of(maximum - zero);
         Vector total = {};
-        for (size_t i = span.begin; i < span.end; ++i) {
+        for (size_t i = keys.begin; i < seen.begin; ++i) {
+            store(at(i), Vector{});
+        }
+        for (size_t i = seen.begin; i < seen.end; ++i) {
             const Vector weight = exp2_of(load<Vector>(at(i)) - zero);
             store(at(i), weight);
             total += weight;
         }
-        for (size_t i = keys.begin; i < keys.end; ++i) {
-            if (i < span.begin || i >= span.end) {
-                store(at(i), Vector{});
-            }
+        for (size_t i = seen.end; i < keys.end; ++i) {
+            store(at(i), Vector{});
         }
         total += load<Vector>(totals_ + j * width) * before;
         store(maxima_ + j * width, next);
@@ -471,104 +395,127 @@ void Tile::add_values(Span keys, bool is_first, bool is_last) {
     if (!is_last) {
         std::fill_n(after_, n_rows_, 1.0F);
     }
-    in_parts(0, n_rows_, block_rows, [&](size_t i, size_t n) {
-        const Span part = span(i, i + n - 1).within(keys);
-        const size_t begin = std::min(part.begin, keys.end);
-        add_values({scores_ + (begin - keys.begin) * n_lanes + i, v_ + begin * in_.v.token_stride, in_.v.token_stride,
-                    part.size(), out_ + i, 0, is_first ? nullptr : before_ + i, after_ + i},
-                   n);
-    });
-}
-
-void Tile::add_values(ValueBlock block, size_t n_rows) const {
     const auto n_dims = static_cast<size_t>(in_.n_dims_v);
-    in_parts(0, n_dims / width, block_vectors, [&](size_t j, size_t n) {
-        block.column = j * width;
-        value_kernels[n - 1][n_rows - 1](block);
-    });
-    for (size_t i = n_dims / width * width; i < n_dims; ++i) {
-        static constexpr auto kernels = value_kernels_of<float, 1>(std::make_index_sequence<block_rows>());
-        block.column = i;
-        kernels[n_rows - 1](block);
+    size_t i = 0;
+    for (; i + 2 * width <= n_dims; i += 2 * width) {
+        add_columns<Vector, 2>(keys, is_first, i);
+    }
+    for (; i + width <= n_dims; i += width) {
+        add_columns<Vector, 1>(keys, is_first, i);
+    }
+    for (; i + width / 2 <= n_dims; i += width / 2) {
+        add_columns<VectorOf<width / 2>::Type, 1>(keys, is_first, i);
+    }
+    for (; i < n_dims; ++i) {
+        add_columns<float, 1>(keys, is_first, i);
     }
 }
 
-// The tiles of a sequence and a key head.
-struct Sequence {
-    size_t start;
-    size_t n_rows;
-    size_t n_tiles;
-
-    Sequence(const AttentionInput &input, size_t first) : start(first) {
-        const auto n_tokens = static_cast<size_t>(input.n_tokens);
-        size_t end = first + 1;
-        while (end < n_tokens && input.starts[end] == input.starts[first]) {
-            ++end;
+// The values of a head are often a multiple of 4096 bytes apart and fall upon each other in the first cache. So the
+// first block of rows puts them side by side for the others.
+template <typename V, size_t n_vectors> void Tile::add_columns(Span keys, bool is_first, size_t column) {
+    const size_t n_parts = (n_rows_ + value_rows - 1) / value_rows;
+    const float *v = v_ + keys.begin * in_.v.token_stride + column;
+    size_t v_stride = in_.v.token_stride;
+    for (size_t i_part = n_parts; i_part-- > 0;) { // from the last rows, which see the last keys
+        const size_t row = n_rows_ * i_part / n_parts;
+        const size_t n_rows = n_rows_ * (i_part + 1) / n_parts - row;
+        const bool copies = n_vectors == 2 && n_parts > 2 && i_part == n_parts - 1;
+        const Span part = copies ? keys : span(row, row + n_rows - 1).within(keys);
+        const size_t first = part.size() > 0 ? part.begin - keys.begin : 0;
+        const ValueKernels &kernels =
+            copies ? value_kernels<V, n_vectors, n_vectors == 2> : value_kernels<V, n_vectors, false>;
+        kernels[n_rows - 1]({scores_ + first * n_lanes + row, v + first * v_stride, v_stride, part.size(), out_ + row,
+                             column, is_first ? nullptr : before_ + row, after_ + row, panel_});
+        if (copies) {
+            v = panel_;
+            v_stride = panel_width;
         }
-        n_tokens_ = end - first;
-        n_group_ = static_cast<size_t>(input.n_heads / input.n_heads_kv);
-        n_rows = n_tokens_ * n_group_;
-        const size_t n_vectors = (n_rows + width - 1) / width;
-        n_tiles = (n_vectors + block_vectors - 1) / block_vectors;
+    }
+}
+
+// The rows of a sequence and one key head in tiles of as many vectors, or one more.
+class Sequence {
+public:
+    Sequence(const AttentionInput &input, size_t start)
+        : in_(input), start_(start), end_(start + 1),
+          n_group_(static_cast<size_t>(input.n_heads) / static_cast<size_t>(input.n_heads_kv)) {
+        while (end_ < static_cast<size_t>(in_.n_tokens) && in_.starts[end_] == in_.starts[start_]) {
+            ++end_;
+        }
+        n_rows_ = (end_ - start_) * n_group_;
+        n_vectors_ = (n_rows_ + width - 1) / width;
+        n_tiles_ = (n_vectors_ + n_tile_vectors - 1) / n_tile_vectors;
     }
 
-    size_t end() const { return start + n_tokens_; }
+    size_t end() const { return end_; }
+    size_t n_tiles() const { return n_tiles_; }
 
-    // Rows of a tile: as many vectors in each, or one more.
-    size_t row(size_t i_tile) const {
-        const size_t n_vectors = (n_rows + width - 1) / width;
-        return std::min(n_vectors * i_tile / n_tiles * width, n_rows);
+    Rows rows(size_t i_tile, size_t i_head_kv) const {
+        const size_t first = n_vectors_ * i_tile / n_tiles_ * width;
+        const size_t end = std::min(n_vectors_ * (i_tile + 1) / n_tiles_ * width, n_rows_);
+        return {start_, i_head_kv, first, end - first};
     }
 
-    // In products of vectors, about.
-    int64_t cost(const AttentionInput &input, size_t i_tile) const {
-        const size_t first = row(i_tile);
-        const size_t last = row(i_tile + 1) - 1;
-        const int32_t n_keys =
-            input.ranges[2 * (start + last / n_group_) + 1] - input.ranges[2 * (start + first / n_group_)];
-        return 8 + static_cast<int64_t>((last - first) / width + 1) * std::max(n_keys, 0);
+    // In vectors of scores; what a tile costs beside them is about 8.
+    int64_t cost(size_t i_tile) const {
+        const Rows r = rows(i_tile, 0);
+        const int32_t begin = in_.ranges[2 * (start_ + r.first / n_group_)];
+        const int32_t end = in_.ranges[2 * (start_ + (r.first + r.n - 1) / n_group_) + 1];
+        return 8 + static_cast<int64_t>((r.n + width - 1) / width) * std::max(end - begin, 0);
     }
 
-    int64_t cost(const AttentionInput &input) const {
+    int64_t cost() const {
         int64_t sum = 0;
-        for (size_t i = 0; i < n_tiles; ++i) {
-            sum += cost(input, i);
+        for (size_t i = 0; i < n_tiles_; ++i) {
+            sum += cost(i);
         }
         return sum;
     }
 
 private:
-    size_t n_tokens_;
+    const AttentionInput &in_;
+    size_t start_; // tokens
+    size_t end_;
     size_t n_group_;
+    size_t n_rows_;
+    size_t n_vectors_;
+    size_t n_tiles_;
 };
+
+// Calls body for each sequence and key head, with the cost of one head and of all before this one.
+template <typename Body> int64_t for_each_head(const AttentionInput &input, const Body &body) {
+    int64_t done = 0;
+    for (size_t i = 0; i < static_cast<size_t>(input.n_tokens);) {
+        const Sequence sequence(input, i);
+        const int64_t cost = sequence.cost();
+        for (size_t i_head = 0; i_head < static_cast<size_t>(input.n_heads_kv); ++i_head) {
+            body(sequence, i_head, cost, done);
+            done += cost;
+        }
+        i = sequence.end();
+    }
+    return done;
+}
 
 } // namespace
 
+// A thread has the tiles that begin in its share of the cost.
 void attend(const AttentionInput &input, int32_t i_thread, int32_t n_threads) {
-    const auto n_tokens = static_cast<size_t>(input.n_tokens);
-    const auto n_heads = static_cast<size_t>(input.n_heads_kv);
-    int64_t total = 0;
-    for (size_t i = 0; i < n_tokens;) {
-        const Sequence sequence(input, i);
-        total += sequence.cost(input) * input.n_heads_kv;
-        i = sequence.end();
-    }
+    const int64_t total = for_each_head(input, [](const Sequence &, size_t, int64_t, int64_t) {});
     const int64_t begin = total * i_thread / n_threads;
     const int64_t end = total * (i_thread + 1) / n_threads;
-    int64_t done = 0;
-    for (size_t i = 0; i < n_tokens && done < end;) {
-        const Sequence sequence(input, i);
-        i = sequence.end();
-        for (size_t i_head = 0; i_head < n_heads; ++i_head) {
-            for (size_t i_tile = 0; i_tile < sequence.n_tiles; ++i_tile) {
-                if (done >= begin && done < end) {
-                    const size_t row = sequence.row(i_tile);
-                    Tile(input, sequence.start, i_head, row, sequence.row(i_tile + 1) - row).compute();
-                }
-                done += sequence.cost(input, i_tile);
-            }
+    for_each_head(input, [&](const Sequence &sequence, size_t i_head, int64_t cost, int64_t done) {
+        if (done >= end || done + cost <= begin) {
+            return;
         }
-    }
+        for (size_t i = 0; i < sequence.n_tiles(); ++i) {
+            if (done >= begin && done < end) {
+                Tile(input, sequence.rows(i, i_head)).compute();
+            }
+            done += sequence.cost(i);
+        }
+    });
 }
 
 } // namespace gge
