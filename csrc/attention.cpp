@@ -45,13 +45,16 @@ template <typename V, size_t n_rows, size_t n_vectors> struct Block {
                                              size_t n, float *copy) {
         for (size_t k = 0; k < n; ++k) {
             V factors[n_vectors];
+            GGE_UNROLLED
             for (size_t j = 0; j < n_vectors; ++j) {
                 factors[j] = load<V>(b + j * step);
                 if constexpr (copies) {
                     store(copy + k * panel_width + j * step, factors[j]);
                 }
             }
+            GGE_UNROLLED
             for (size_t i = 0; i < n_rows; ++i) {
+                GGE_UNROLLED
                 for (size_t j = 0; j < n_vectors; ++j) {
                     sums[i][j] += factors[j] * a[i * a_row];
                 }
@@ -75,7 +78,9 @@ struct ScoreBlock {
 template <size_t n_rows, size_t n_vectors> void score_block(const ScoreBlock &s) {
     Block<Vector, n_rows, n_vectors> block;
     block.template add_products<false>(s.k, s.k_stride, 1, s.q, n_lanes, s.n_dims, nullptr);
+    GGE_UNROLLED
     for (size_t i = 0; i < n_rows; ++i) {
+        GGE_UNROLLED
         for (size_t j = 0; j < n_vectors; ++j) {
             float *scores = s.scores + i * n_lanes + j * width;
             store(scores, s.add ? load<Vector>(scores) + block.sums[i][j] : block.sums[i][j]);
@@ -99,7 +104,9 @@ struct ValueBlock {
 template <typename V, size_t n_rows, size_t n_vectors, bool copies> void value_block(const ValueBlock &s) {
     Block<V, n_rows, n_vectors> block;
     block.template add_products<copies>(s.weights, 1, n_lanes, s.v, s.v_stride, s.n_keys, s.panel);
+    GGE_UNROLLED
     for (size_t i = 0; i < n_rows; ++i) {
+        GGE_UNROLLED
         for (size_t j = 0; j < n_vectors; ++j) {
             float *out = s.out[i] + s.column + j * block.step;
             V sum = block.sums[i][j];

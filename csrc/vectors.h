@@ -8,6 +8,13 @@
 #include <cstring>
 #include <utility>
 
+// Before a loop that must not stay one, so that what it computes can stay in registers.
+#if defined(__clang__)
+#define GGE_UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define GGE_UNROLLED _Pragma("GCC unroll 16")
+#endif
+
 namespace gge {
 
 namespace {
