@@ -258,6 +258,7 @@ PYBIND11_MODULE(_ggembed_internals, m) {
     m.def("word_piece", &word_piece, py::arg("tokens"), py::arg("unknown"), py::arg("lowercase"),
           py::arg("strip_accents"), py::arg("texts"));
     m.def("inject", &inject, py::arg("faults"));
+    m.def("set_idle", [](bool idle) { faulty::Faults::all().idle = idle; }, py::arg("idle"));
     m.def("n_slow", [] { return faulty::Faults::all().n_slow(); });
     m.def("held_memory", &held_memory, py::arg("path"), py::arg("mmap"), py::arg("n_ctx"), py::arg("n_ubatch"),
           py::arg("n_seq_max"));

@@ -3,6 +3,7 @@
 
 #include "backend.h"
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <map>
@@ -46,6 +47,9 @@ public:
         return true;
     }
 
+    // Whether nothing is computed: then all values are 1. For what the rest of a call costs.
+    std::atomic<bool> idle{false};
+
     int n_slow() {
         const std::lock_guard<std::mutex> lock(mutex_);
         return n_slow_;
@@ -70,6 +74,12 @@ public:
     gge_memory memory() const override { return inner_->memory(); }
 
     const float *compute(const gge::TokenBatch &batch, const std::atomic<bool> &abort) override {
+        if (Faults::all().idle) {
+            const auto n_wanted = std::count(batch.wanted.begin(), batch.wanted.end(), uint8_t{1});
+            const auto n_rows = static_cast<size_t>(rank_ ? batch.sequences.back() + 1 : n_wanted);
+            rows_.assign(n_rows * width_, 1.0F);
+            return rows_.data();
+        }
         std::map<int32_t, float> poison; // by sequence
         for (size_t t = 0; t < batch.ids.size(); ++t) {
             Kind kind{};
