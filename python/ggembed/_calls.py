@@ -1,4 +1,4 @@
-"""One encode call, from checked arguments to rows: what ``Embedder.encode`` decides and does."""
+"""What calls on texts and on media share: arguments, tokens, rows, results, chunks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,12 +18,15 @@ import numpy.typing as npt
 from . import _buffers, _native
 from ._buffers import FloatArray
 from .errors import (
+    AbortedError,
+    ClosedError,
     EmbedError,
     EmbedWarning,
     EmptyTextError,
     InvalidInputError,
     TextTooLongError,
     TruncationWarning,
+    moved,
 )
 from .progress import ProgressBar
 from .projection import Projection
@@ -32,6 +35,7 @@ from .results import Encoded, TokenRows
 
 Progress = Callable[[int, int], object]
 REFUSED = (TextTooLongError, EmptyTextError, InvalidInputError)
+BYTES_PER_TOKEN = 3  # of text, roughly
 OVERFLOWS = ("error", "truncate", "truncate_start")
 
 
@@ -63,6 +67,8 @@ class Call:
     adapter: int
     adapter_scale: float
     n_threads: int  # at most, of tokenising
+    n_ctx: int  # longest input
+    n_ubatch: int  # tokens of a micro-batch
     collects: bool
     reports: bool
     shows_bar: bool
@@ -95,27 +101,6 @@ class Target:
     result: npt.NDArray[Any]  # the final rows as they are returned
 
 
-def run(
-    call: Call,
-    handles: tuple[_native.Model, _native.Engine],
-    texts: _buffers.Texts,
-    out: npt.NDArray[Any] | None,
-) -> npt.NDArray[Any] | TokenRows | Encoded:
-    """Computes the rows of texts in the form that was asked for."""
-    model, engine = handles
-    errors: dict[int, EmbedError] | None = {} if call.collects else None
-    prompt = _buffers.encode_text(call.prompt, "prompt")
-    tokens = tokenize(call, model, texts.data, texts.offsets, prompt, errors)
-    starts = tokens.offsets()
-    target = allocate(call, int(starts[-1]) if call.by_token else tokens.n_texts, texts.single, out)
-    if tokens.n_texts:
-        with progress_of(call, "tokens") as progress:
-            encode(call, engine, tokens, target.rows, errors, progress)
-    return finish(
-        call, target, texts.single, starts, tokens.n_tokens_original, tokens.truncated, errors
-    )
-
-
 def tokenize(
     call: Call,
     model: _native.Model,
@@ -139,41 +124,6 @@ def tokenize(
         parts=parts,
         errors=errors,
     )
-
-
-def run_pairs(
-    call: Call,
-    handles: tuple[_native.Model, _native.Engine],
-    query: str,
-    documents: Iterable[str],
-) -> FloatArray:
-    """Computes the scores of a query with each of some documents: (n_documents, n_outputs)."""
-    model, engine = handles
-    listed, single = _buffers.as_list(documents)
-    if single:
-        raise TypeError("documents must be an iterable of str, got str")
-    encoded = _buffers.encode_text(query, "query")
-    data, bounds = _buffers.flatten(listed)
-    pairs = np.zeros(2 * len(listed) + 1, np.int64)
-    pairs[1::2] = len(encoded)
-    pairs[2::2] = np.diff(bounds)
-    joined = b"".join(part for a, b in pairwise(bounds.tolist()) for part in (encoded, data[a:b]))
-    tokens = _native.Tokens(
-        model,
-        joined,
-        np.cumsum(pairs),
-        max_tokens=call.max_tokens,
-        overflow=call.overflow,
-        n_threads=call.n_threads,
-        pairs=True,
-    )
-    scores = np.empty((len(listed), call.dim), np.float32)
-    if listed:
-        with progress_of(call, "tokens") as progress:
-            encode(call, engine, tokens, scores, None, progress)
-    if tokens.truncated is not None and tokens.truncated.any():
-        _warn_truncated(tokens.truncated, call)
-    return scores
 
 
 def allocate(call: Call, n_rows: int, single: bool, out: npt.NDArray[Any] | None) -> Target:
@@ -211,9 +161,9 @@ def encode(
     rows: npt.NDArray[Any],
     errors: dict[int, EmbedError] | None,
     progress: Progress | None,
-) -> None:
-    """Fills the rows of tokens."""
-    engine.encode(
+) -> EmbedError | None:
+    """Fills the rows of tokens; returns what ended a collecting call before all were there."""
+    return engine.encode(
         tokens,
         rows,
         pooling=call.pooling,
@@ -229,6 +179,104 @@ def encode(
     )
 
 
+class Gathered:
+    """What becomes of the inputs of a call that is computed in chunks."""
+
+    def __init__(
+        self,
+        call: Call,
+        engine: _native.Engine,
+        n_inputs: int,
+        rows: npt.NDArray[Any] | None,
+        check: Callable[[], None],
+    ) -> None:
+        """rows: where they go; None if there is a row per token. check: raises to end the call."""
+        self.errors: dict[int, EmbedError] | None = {} if call.collects else None
+        self.token_rows: dict[int, npt.NDArray[Any]] = {}
+        self.n_tokens = np.zeros(n_inputs, np.int64)
+        self.n_original = np.zeros(n_inputs, np.int64)
+        self.truncated = np.zeros(n_inputs, np.bool_)
+        self.is_done = np.zeros(n_inputs, np.bool_)
+        self._call = call
+        self._engine = engine
+        self._rows = rows
+        self._check = check
+        if rows is not None and call.collects:
+            rows[:] = np.nan if rows.dtype.kind == "f" else 0
+
+    def encode(
+        self,
+        indices: range | list[int],
+        tokens: _native.Tokens,
+        errors: dict[int, EmbedError] | None,
+        progress: Progress | None,
+    ) -> bool:
+        """Computes the inputs at some places; False if the call is over.
+
+        errors: those that tokenising has found, counted from the first of these inputs.
+        """
+        try:
+            self._check()
+        except (AbortedError, ClosedError) as err:
+            self.end(err)
+            return False
+        where = slice(indices.start, indices.stop) if isinstance(indices, range) else indices
+        starts = tokens.offsets()
+        rows = self._room(where, len(indices), int(starts[-1]))
+        try:
+            ended = encode(self._call, self._engine, tokens, rows, errors, progress)
+        except EmbedError as err:
+            raise placed(err, indices) from None
+        if self._rows is None:
+            pieces = (rows[a:b] for a, b in pairwise(starts.tolist()))
+            self.token_rows.update(zip(indices, pieces, strict=True))
+        elif not isinstance(where, slice):
+            self._rows[where] = rows
+        self.n_tokens[where] = np.diff(starts)
+        if tokens.n_tokens_original is not None:
+            self.n_original[where] = tokens.n_tokens_original
+        if tokens.truncated is not None:
+            self.truncated[where] = tokens.truncated
+        self.is_done[where] = True
+        if self.errors is not None and errors:
+            self.errors.update((indices[k], placed(err, indices)) for k, err in errors.items())
+        if ended is None:
+            return True
+        self.end(ended)
+        return False
+
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where the tokens of the inputs begin: (n_inputs + 1,)."""
+        starts = np.zeros(len(self.n_tokens) + 1, np.int64)
+        np.cumsum(self.n_tokens, out=starts[1:])
+        return starts
+
+    def finish(self, target: Target, single: bool) -> npt.NDArray[Any] | TokenRows | Encoded:
+        """What the call returns, once its rows are there."""
+        report = self.n_original, self.truncated, self.errors
+        return finish(self._call, target, single, self.starts(), *report)
+
+    def end(self, error: EmbedError) -> None:
+        """Gives the inputs that are not done the error that ended the call, or raises it."""
+        if self.errors is None:
+            raise error
+        for i in np.flatnonzero(~self.is_done).tolist():
+            self.errors[i] = type(error)(str(error), input_index=i)
+
+    def _room(self, where: slice | list[int], n_inputs: int, n_tokens: int) -> npt.NDArray[Any]:
+        """Where the engine writes: the rows themselves if they lie together."""
+        if self._rows is not None and isinstance(where, slice):
+            return self._rows[where]
+        width, dtype = self._call.computed
+        return np.empty((n_tokens if self._rows is None else n_inputs, width), dtype)
+
+
+def placed(error: EmbedError, indices: range | list[int]) -> EmbedError:
+    """The error of a call on the inputs at some places, with its place among all."""
+    k = error.input_index
+    return error if k is None else moved(error, indices[k] - k)
+
+
 def finish(
     call: Call,
     target: Target,
@@ -242,7 +290,7 @@ def finish(
     if call.in_floats:
         _calibrate(call, target.rows, target.final, errors)
     if truncated is not None and truncated.any():
-        _warn_truncated(truncated, call)
+        warn_truncated(truncated, call)
     if call.collects or call.reports:
         return _report(call, target.result, starts, n_original, truncated, errors or {})
     return TokenRows(target.result, starts) if call.by_token and not single else target.result
@@ -284,7 +332,8 @@ def _report(
     )
 
 
-def _warn_truncated(truncated: npt.NDArray[np.bool_], call: Call) -> None:
+def warn_truncated(truncated: npt.NDArray[np.bool_], call: Call) -> None:
+    """Tells that texts were cut: once for a call, and once for a stream."""
     n_cut, first = int(truncated.sum()), int(truncated.argmax())
     texts = "text was" if len(truncated) == 1 else "texts were"
     what = f"{n_cut} of {len(truncated)} {texts} cut to {call.max_tokens} tokens, the first is text"

@@ -12,21 +12,29 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _buffers, _native
-from ._calls import Call, Progress, allocate, encode, finish, progress_of, stream_place, tokenize
+from ._calls import (
+    BYTES_PER_TOKEN,
+    Call,
+    Gathered,
+    Progress,
+    allocate,
+    placed,
+    progress_of,
+    stream_place,
+    tokenize,
+)
 from .errors import (
     AbortedError,
     ClosedError,
     EmbedError,
     OutOfMemoryError,
     UnsupportedError,
-    moved,
 )
 from .media import Audio, MediaLimits, Medium, Video, parts_of, prepare
 from .media._sources import checkpoint
@@ -39,7 +47,6 @@ from .stream import WAKE_S
 _CHUNK_TOKENS = 1 << 14
 _CHUNK_BYTES = 1 << 28
 _CHUNK_INPUTS = 1 << 11
-_BYTES_PER_TOKEN = 3  # of text, roughly: a chunk may be of any size
 
 
 @dataclass(frozen=True)
@@ -122,19 +129,17 @@ def run(
     options: MediaOptions,
 ) -> npt.NDArray[Any] | TokenRows | Encoded:
     """Computes the rows of inputs that may hold media, in the form that was asked for."""
-    work = _Work(call, handles, options, items)
     target = None if call.by_token else allocate(call, len(items), single, out)
-    if target is not None:
-        work.rows = target.rows
+    rows = None if target is None else target.rows
+    gathered = Gathered(call, handles[1], len(items), rows, options.check)
     with progress_of(call, "inputs") as progress:
-        work.run(progress)
-    starts = np.zeros(len(items) + 1, np.int64)
-    np.cumsum(work.n_tokens, out=starts[1:])
+        _Work(call, handles[0], options, items, gathered).run(progress)
+    starts = gathered.starts()
     if target is None:
         target = allocate(call, int(starts[-1]), single, out)
-        for i, rows in work.token_rows.items():
-            target.rows[starts[i] : starts[i + 1]] = rows
-    return finish(call, target, single, starts, work.n_original, work.truncated, work.errors)
+        for i, token_rows in gathered.token_rows.items():
+            target.rows[starts[i] : starts[i + 1]] = token_rows
+    return gathered.finish(target, single)
 
 
 @dataclass
@@ -154,7 +159,7 @@ class _Chunk:
                 self.n_tokens += content.n_rows
                 self.n_bytes += _n_bytes(content)
             else:
-                self.n_tokens += len(content) // _BYTES_PER_TOKEN
+                self.n_tokens += len(content) // BYTES_PER_TOKEN
         self.indices.append(i)
         self.parts.extend(parts)
         self.bounds.append(len(self.parts))
@@ -174,38 +179,28 @@ class _Work:
     def __init__(
         self,
         call: Call,
-        handles: tuple[_native.Model, _native.Engine],
+        model: _native.Model,
         options: MediaOptions,
         items: list[Any],
+        gathered: Gathered,
     ) -> None:
-        self.errors: dict[int, EmbedError] | None = {} if call.collects else None
-        self.rows: npt.NDArray[Any] | None = None  # None if there is a row per token
-        self.token_rows: dict[int, npt.NDArray[Any]] = {}
-        self.n_tokens = np.zeros(len(items), np.int64)
-        self.n_original = np.zeros(len(items), np.int64)
-        self.truncated = np.zeros(len(items), np.bool_)
-        self._is_done = np.zeros(len(items), np.bool_)
         self._call = call
-        self._model, self._engine = handles
+        self._model = model
         self._options = options
+        self._gathered = gathered
         self._prompt = _buffers.encode_text(call.prompt, "prompt")
         self._inputs = [self._input_of(item, i) for i, item in enumerate(items)]
 
     def run(self, progress: Progress | None) -> None:
         """Computes all rows; a collecting call that is ended keeps what it has."""
-        if self.rows is not None and self.errors is not None:
-            self.rows[:] = np.nan if self.rows.dtype.kind == "f" else 0
         media = [part for parts in self._inputs for part in parts if isinstance(part, Medium)]
         with _Reader(media, self._model, self._options) as reader:
             try:
                 for chunk in self._chunks(reader):
-                    self._options.check()
-                    self._encode(chunk, progress)
+                    if not self._encode(chunk, progress):
+                        break
             except (AbortedError, ClosedError) as err:
-                if self.errors is None:
-                    raise
-                for i in np.flatnonzero(~self._is_done).tolist():
-                    self.errors[i] = type(err)(str(err), input_index=i)
+                self._gathered.end(err)
         if progress is not None:
             progress(len(self._inputs), len(self._inputs))
 
@@ -231,16 +226,16 @@ class _Work:
         if error.input_index is None:
             error.args = (f"input {i}: {error}",)
             error.input_index = i
-        if self.errors is None:
+        if self._gathered.errors is None:
             raise error
-        self.errors[i] = error
-        self._is_done[i] = True
+        self._gathered.errors[i] = error
+        self._gathered.is_done[i] = True
 
     def _chunks(self, reader: _Reader) -> Iterator[_Chunk]:
         """The inputs in order, but those with one prompt together."""
         chunks: dict[bytes, _Chunk] = {}
         for i, given in enumerate(self._inputs):
-            if self._is_done[i]:
+            if self._gathered.is_done[i]:
                 continue
             # All are taken before the first error counts, for the reader goes on to the next.
             found = [reader.take() if isinstance(part, Medium) else part for part in given]
@@ -285,54 +280,25 @@ class _Work:
             return text.encode("utf-8", "surrogatepass")
         return _buffers.encode_text(text, "the text")
 
-    def _encode(self, chunk: _Chunk, progress: Progress | None) -> None:
-        """Fills in what there is to know of the inputs of a chunk."""
-        call, n_done, n = self._call, int(self._is_done.sum()), len(self._inputs)
-        errors: dict[int, EmbedError] | None = None if self.errors is None else {}
+    def _encode(self, chunk: _Chunk, progress: Progress | None) -> bool:
+        """Fills in what there is to know of the inputs of a chunk; False if the call is over."""
+        n_done, n = int(self._gathered.is_done.sum()), len(self._inputs)
+        errors: dict[int, EmbedError] | None = {} if self._call.collects else None
 
         def report(done: int, total: int) -> None:
             if progress is not None:
                 progress(n_done + len(chunk.indices) * done // total, n)
 
+        bounds = np.array(chunk.bounds, np.int64)
         try:
-            bounds = np.array(chunk.bounds, np.int64)
-            tokens = tokenize(call, self._model, b"", bounds, chunk.prompt, errors, chunk.parts)
-            starts = tokens.offsets()
-            width, dtype = call.computed
-            n_rows = int(starts[-1]) if self.rows is None else len(chunk.indices)
-            rows = np.empty((n_rows, width), dtype)
-            encode(call, self._engine, tokens, rows, errors, None if progress is None else report)
+            tokens = tokenize(
+                self._call, self._model, b"", bounds, chunk.prompt, errors, chunk.parts
+            )
         except EmbedError as err:
-            raise self._placed(err, chunk) from None
-        if self.rows is not None:
-            self.rows[chunk.indices] = rows
-        else:
-            pieces = (rows[a:b] for a, b in pairwise(starts.tolist()))
-            self.token_rows.update(zip(chunk.indices, pieces, strict=True))
-        self.n_tokens[chunk.indices] = np.diff(starts)
-        if tokens.n_tokens_original is not None:
-            self.n_original[chunk.indices] = tokens.n_tokens_original
-        if tokens.truncated is not None:
-            self.truncated[chunk.indices] = tokens.truncated
-        self._is_done[chunk.indices] = True
-        self._keep(errors or {}, chunk)
-
-    def _keep(self, errors: dict[int, EmbedError], chunk: _Chunk) -> None:
-        """Keeps the errors of a chunk; those that end the call are raised."""
-        ended = None
-        for err in errors.values():
-            if isinstance(err, (AbortedError, ClosedError)):
-                ended = err
-            placed = self._placed(err, chunk)
-            if self.errors is not None and placed.input_index is not None:
-                self.errors[placed.input_index] = placed
-        if ended is not None:
-            raise ended
-
-    def _placed(self, error: EmbedError, chunk: _Chunk) -> EmbedError:
-        """The error of a call on a chunk with its place among all inputs."""
-        k = error.input_index
-        return error if k is None else moved(error, chunk.indices[k] - k)
+            raise placed(err, chunk.indices) from None
+        return self._gathered.encode(
+            chunk.indices, tokens, errors, None if progress is None else report
+        )
 
 
 def _check_tower(medium: Medium, modalities: frozenset[str]) -> None:

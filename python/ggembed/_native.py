@@ -549,11 +549,11 @@ class Engine:
         adapter_scale: float = 1.0,
         progress: Progress | None = None,
         errors: dict[int, EmbedError] | None = None,
-    ) -> None:
+    ) -> EmbedError | None:
         """Fills the rows of `out`, whose layout the caller has checked.
 
         With `errors` the call collects: it puts the exceptions of inputs there. Then a call that
-        ends early, because it is aborted, say, returns what it has.
+        ends early, because it is aborted, say, keeps what it has and returns why.
         """
         lib = library()
         call = Call(progress, errors)
@@ -576,8 +576,10 @@ class Engine:
             self.pointer, tokens.pointer, opts, address(out), len(out), row_stride(out), err
         )
         del alive
-        if status not in call.told or call.exception is not None:
-            check(status, err, call)
+        if status in call.told and call.exception is None:
+            return lib.exception(status, lib.string(err.message), int(err.input_index))
+        check(status, err, call)
+        return None
 
     def abort(self) -> None:
         """Ends the calls that are queued or running."""

@@ -24,14 +24,13 @@ from ._calls import (
     StreamPlace,
     integer,
     one_of,
-    run,
-    run_pairs,
     stream_place,
     warn,
 )
 from ._hub_names import Modality
 from ._info import describe, describe_engine
 from ._machine import n_cpus
+from ._text_calls import run, run_pairs
 from .errors import AbortedError, ClosedError, UnsupportedError
 from .media import MediaLimits
 from .projection import Projection, load_projection
@@ -244,7 +243,8 @@ class Embedder:
         name = "default" if chosen_attention is None else chosen_attention.value
         engine = _native.Engine(loaded, attention=name, **numbers)
         chosen = engine.info()
-        self._n_ctx, self._n_threads = int(chosen["n_ctx"]), int(chosen["n_threads"])
+        self._n_ctx, self._n_ubatch = int(chosen["n_ctx"]), int(chosen["n_ubatch"])
+        self._n_threads = int(chosen["n_threads"])
         self._max_tokens = self._checked_limit(max_tokens)
         self._handles = loaded, engine
 
@@ -568,8 +568,9 @@ class Embedder:
             be contiguous each, but may lie apart.
         progress : callable, optional
             Called with (tokens done, tokens in all), or where there are media with (inputs done,
-            inputs in all), on the calling thread. An exception that it raises stops the call and
-            comes out of it.
+            inputs in all), on the calling thread. Tokens in all are an estimate until the last
+            text of a long list is tokenised; the last call has both the same. An exception that it
+            raises stops the call and comes out of it.
 
         Returns
         -------
@@ -632,6 +633,8 @@ class Embedder:
             adapter=adapter_index,
             adapter_scale=float(adapter_scale),
             n_threads=self._n_threads,
+            n_ctx=self._n_ctx,
+            n_ubatch=self._n_ubatch,
             collects=on_error == "collect",
             reports=bool(return_info),
             shows_bar=bool(show_progress_bar),
@@ -644,7 +647,7 @@ class Embedder:
             takes_media=bool(self._info.towers),
         )
         if isinstance(given, _buffers.Texts):
-            return run(call, handles, given, out)
+            return run(call, handles, given, out, self._until_ended())
         options = _media_calls.MediaOptions(
             rules=self._media_rules,
             template=template,
@@ -861,6 +864,8 @@ class Embedder:
             adapter=self._adapter(adapter, None) if adapter_scale else 0,
             adapter_scale=float(adapter_scale),
             n_threads=self._n_threads,
+            n_ctx=self._n_ctx,
+            n_ubatch=self._n_ubatch,
             collects=False,
             reports=False,
             shows_bar=bool(show_progress_bar),

@@ -196,7 +196,11 @@ def ahead(items: Iterator[T], n: int, stop: threading.Event | None = None) -> Ge
 
     # A daemon, because nothing can interrupt an iterable that waits for its next item.
     thread = threading.Thread(target=take, name="ggembed-reader", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no more threads
+        yield from items
+        return
     try:
         while isinstance(found := _wait(taken), tuple):
             slots.release()

@@ -30,6 +30,7 @@ from ggembed import (
     TokenRows,
     UnsupportedError,
     Video,
+    _calls,
     _media_calls,
     demo_omni,
 )
@@ -584,7 +585,7 @@ def test_media_are_prepared_only_so_far_ahead(small, monkeypatch):
     monkeypatch.setattr(_media_calls, "_CHUNK_BYTES", 4 * 3 * 96 * 96)
     begun = slow_prepare(monkeypatch, 0)
     ahead, chunks = [], []
-    plain = _media_calls.encode
+    plain = _calls.encode
 
     def watch(call, engine, tokens, rows, errors, progress):
         time.sleep(0.05)  # the threads run on as far as they may
@@ -592,7 +593,7 @@ def test_media_are_prepared_only_so_far_ahead(small, monkeypatch):
         ahead.append(len(begun) - sum(chunks))
         plain(call, engine, tokens, rows, errors, progress)
 
-    monkeypatch.setattr(_media_calls, "encode", watch)
+    monkeypatch.setattr(_calls, "encode", watch)
     with opened(small, media_threads=3) as embedder:
         rows = embedder.encode([picture(96, 96, seed=i) for i in range(40)])
     assert rows.shape == (40, DIM)
