@@ -166,9 +166,9 @@ class Workload:
         n_pool = 1 if case.alone else min(max(n_pool, _MIN_POOL), _MAX_POOL)
         self._pool = make_texts(case.lengths(n_pool, embedder.max_seq_length), counter(embedder))
         self._counts = counter(embedder)(self._pool)
-        self.rate = 0.0  # tokens per second
-        n_texts = self._calibrated(seconds)
-        self.texts = repeated(self._pool, 1 if case.alone else n_texts)
+        self.rate = 0.0  # tokens per second, of many texts
+        self.call(self._pool[:1])
+        self.texts = repeated(self._pool, 1 if case.alone else self._calibrated(seconds))
         self.counts = repeated(self._counts, len(self.texts))
 
     def call(self, texts: list[str] | None = None) -> float:

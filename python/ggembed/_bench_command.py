@@ -132,9 +132,9 @@ def _measure(
 
     def show(found: Mapping[str, Any]) -> None:
         print_table(_case_rows(timings))
-        memory = {name: n for name, n in found["memory"].items() if n is not None}
-        sizes = (f"{name[:-6].replace('_', ' ')} {n / _MIB:,.1f}" for name, n in memory.items())
-        print(f"\nMiB of the buffers above; {', '.join(sizes)}")
+        weights, peak = found["memory"].values()
+        print(f"\nMiB: of cache and buffers; the weights have {weights / _MIB:,.1f}", end="")
+        print("" if peak is None else f", the process had {peak / _MIB:,.1f} at most")
 
     _report(
         args,
@@ -233,20 +233,24 @@ def _curve_rows(curve: Curve) -> Iterator[list[str]]:
 
 
 def _print_verdict(duel: Duel | None, found: Mapping[str, Any]) -> None:
-    if found["comparison"] is None and found["interrupted"]:
-        print("interrupted before the best settings were compared with the default ones")
-        return
-    if duel is None:
-        print(f"the default settings are as fast as any, within {ALIKE:.0%}")
+    if duel is None or found["comparison"] is None:
+        if found["interrupted"]:
+            print("interrupted before the best settings were compared with the default ones")
+        elif duel is None:
+            print(f"the default settings are as fast as any, within {ALIKE:.0%}")
+        else:
+            failure = duel.default.failure or duel.best.failure
+            print(f"the best settings were not compared with the default ones: {failure}")
         return
     for name, point in (("default", duel.default), ("best", duel.best)):
         print(f"{name:<8} n_ubatch={point.n_ubatch}, n_threads={point.n_threads}: ", end="")
         print(f"{point.speed:,.0f} tokens/s, {point.timing.memory_bytes / _MIB:,.1f} MiB")
+    again = f"measured again in turns, {duel.gain:.2f} times as fast"
     if found["arguments"]:
         arguments = ", ".join(f"{name}={value}" for name, value in found["arguments"].items())
-        print(f"measured again in turns, {duel.gain:.2f} times as fast: Embedder(..., {arguments})")
+        print(f"{again}: Embedder(..., {arguments})")
     else:
-        print(f"measured again in turns, {duel.gain:.2f} times as fast, no more than noise")
+        print(f"{again}, no more than noise")
 
 
 def _report(

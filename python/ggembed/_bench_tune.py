@@ -208,7 +208,7 @@ class Tuner:
         info = self._info
         curve = Curve("n_ubatch", info.n_ubatch)
         self.curves.append(curve)
-        slow = [size for size in SIZES if size not in self._sizes]
+        slow = [size for size in SIZES if size not in (*self._sizes, info.n_ubatch)]
         if slow:
             curve.left_out = (
                 f"n_ubatch from {slow[0]} on, where a call would take "

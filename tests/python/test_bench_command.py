@@ -252,7 +252,7 @@ def test_points_that_take_too_long_are_left_out_and_named(run, tiny, clock):
     found = tuned(run, tiny("bert-mean"), "--threads", 3)
     assert values(found["curves"][0]) == [64, 128, 256, default]
     assert found["curves"][0]["left_out"] == (
-        "n_ubatch from 512 on, where a call would take 0.5 s: the limit is 0.4 s"
+        "n_ubatch from 1024 on, where a call would take 1.0 s: the limit is 0.4 s"
     )
     clock(lambda *_: 0.1, rate=100.0)
     threads = tuned(run, tiny("bert-mean"), "--ubatch", 64)["curves"][0]
@@ -285,6 +285,22 @@ def test_a_point_without_memory_is_named_and_the_others_go_on(run, tiny, clock):
     assert any(
         line.split() == ["4,096", "no", "4096", "today"] for line in out.decode().split("\n")
     )
+
+
+def test_a_comparison_without_memory_is_no_comparison(run, tiny, clock):
+    def seconds(n_ubatch, _, i_call):
+        if (n_ubatch, i_call) == (2048, _bench.ROUNDS + 1):
+            raise OutOfMemoryError("no more 2048")
+        return 1.0 / min(n_ubatch, 2048)
+
+    argv = ("bench", tiny("bert-mean"), "--tune", "--device", "cpu", "--threads", 1)
+    clock(seconds)
+    status, out, _ = run(*argv)
+    assert status == 0
+    assert out.decode().splitlines()[-1].endswith("with the default ones: no more 2048")
+    clock(seconds)
+    status, out, _ = run(*argv, "--json")
+    assert json.loads(out)["arguments"] == {}
 
 
 def test_after_ctrl_c_the_figures_so_far_are_printed(run, tiny, clock):
