@@ -40,7 +40,8 @@ void on_upstream_log(ggml_log_level level, const char *text, void *) {
     if (level < GGML_LOG_LEVEL_DEBUG || level > GGML_LOG_LEVEL_ERROR) {
         return; // the rest of a line of dots
     }
-    static const std::array<const char *, 3> known = {
+    static const std::array<const char *, 4> known = {
+        "does not match expectation of", // compute buffers that grew with a shape
         "model default pooling_type is", // every context of ours pools by itself
         "(required for type",            // two lines per tensor when quantising; their sum remains
         "falling back to",
@@ -359,8 +360,9 @@ private:
         ids_ = batch.ids;
         ids_.resize(n_padded, 0);
         rows_ = batch.rows;
-        if (!rows_.empty()) {
-            rows_.resize(rows_.size() / n * n_padded);
+        const size_t width = rows_.size() / n;
+        for (size_t i = n; i < n_padded && width > 0; ++i) { // not zeros, which norms may make infinite
+            rows_.insert(rows_.end(), batch.rows.end() - static_cast<std::ptrdiff_t>(width), batch.rows.end());
         }
         positions_ = batch.positions;
         positions_.resize(n_padded);

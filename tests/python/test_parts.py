@@ -80,7 +80,7 @@ def test_rows_of_tokens_are_found_in_split_files(internals, tiny, tmp_path):
 
 def test_a_grid_of_rows_may_be_cut_anywhere(internals, tiny):
     """Two tokens, an image of 3 x 4 rows, two tokens; with positions of three parts."""
-    session = internals.Compute(str(tiny("qwen2vl-mean")))
+    session = internals.Compute(str(tiny("qwen2vl-mean")), plain=True)  # with a cache
     assert session.has_mrope
     rows = np.random.default_rng(5).standard_normal((16, 64)).astype(np.float32)
     t = [0, 1, *[2] * 12, 6, 7]
@@ -95,6 +95,9 @@ def test_a_grid_of_rows_may_be_cut_anywhere(internals, tiny):
         )
 
     whole = run(0, 16, continues=False)
+    packed = internals.Compute(str(tiny("qwen2vl-mean")))
+    apart = packed.run([-1] * 16, t, [0] * 16, rows, heights, widths) - whole
+    assert np.abs(apart).max() < 5e-3  # a cache has its keys and values in F16
     for cut in (1, 2, 7, 13, 14, 15):
         parts = [run(0, cut, continues=False), run(cut, 16, continues=True)]
         np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
@@ -109,7 +112,7 @@ def test_a_grid_of_rows_may_be_cut_anywhere(internals, tiny):
 
 
 def test_ids_go_on_behind_rows_with_positions_of_three_parts(internals, tiny):
-    session = internals.Compute(str(tiny("qwen2vl-mean")))
+    session = internals.Compute(str(tiny("qwen2vl-mean")), plain=True)
     image = np.random.default_rng(6).standard_normal((4, 64)).astype(np.float32)
     places = {"heights": [0, 0, 1, 1], "widths": [0, 1, 0, 1]}
     ids = [40, 41, 42]
