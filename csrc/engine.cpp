@@ -451,7 +451,9 @@ void Engine::run(Job &job) {
 std::string Engine::find_room(const Job &job) {
     const bool rank = job.pooling == GGE_POOLING_RANK;
     std::string lack;
-    for (int64_t longest = job.longest_up_to(n_ctx_);;) {
+    int64_t longest = job.longest_up_to(n_ctx_);
+    n_tokens_since_long_ = longest > first_session_.n_ctx ? 0 : n_tokens_since_long_ + job.n_total;
+    while (true) {
         try {
             fit_session(longest, rank);
             return lack;
@@ -650,12 +652,13 @@ void Engine::wipe() {
 }
 
 // There is one session: a reranker that also computes rows opens it anew for each change, which takes less memory than
-// two. One that was grown is kept as long as calls have long inputs.
+// two. One that was grown is kept until calls without long inputs have had so many tokens that opening another costs
+// little beside them.
 void Engine::fit_session(int64_t longest, bool rank) {
-    const int64_t budget = first_session_.n_ctx;
-    const bool is_grown = session_options_.n_ctx > budget;
-    if (session_ != nullptr && rank == session_options_.rank && longest <= session_options_.n_ctx &&
-        is_grown == (longest > budget)) {
+    const int64_t room = session_options_.n_ctx;
+    const bool fits = session_ != nullptr && rank == session_options_.rank && longest <= room;
+    const bool is_spare = room > first_session_.n_ctx && n_tokens_since_long_ >= room;
+    if (fits && !is_spare) {
         return;
     }
     SessionOptions wanted = first_session_;

@@ -72,7 +72,8 @@ private:
     const gge_attention attention_;
 
     // Owned by the worker once it runs.
-    SessionOptions session_options_; // with room for the longest input of late
+    SessionOptions session_options_;  // n_ctx: room for the longest input of late
+    int64_t n_tokens_since_long_ = 0; // of jobs since one with an input beyond the budget
     std::unique_ptr<BackendSession> session_;
     std::unique_ptr<MediaRows> media_;
     TokenBatch tokens_;

@@ -162,17 +162,30 @@ TEST(micro_batches_of_a_grown_session_stay_in_their_budget) {
     }
 }
 
-TEST(a_grown_session_shrinks_when_a_call_has_no_long_input) {
+TEST(a_grown_session_shrinks_when_calls_without_long_inputs_have_had_as_many_tokens) {
     for (const auto kind : {bidirectional, cacheless}) {
         Setup s(small(), kind);
+        const std::vector<std::vector<int32_t>> ten(10, sequence(0, 16));
         s.encode(s.tokens({sequence(0, 300)}));
-        s.encode(s.tokens({sequence(0, 20)})); // has room already
+        for (const int32_t n : {17, 512}) { // there is room
+            s.encode(s.tokens(ten));
+            s.encode(s.tokens(ten));
+            s.encode(s.tokens(ten));
+            s.encode(s.tokens({{1}, sequence(0, n)}));
+        }
         CHECK(s.log.capacities() == Sizes({16, 512}));
-        s.encode(s.tokens({sequence(0, 16)}));
-        s.encode(s.tokens({{1}, {2}}));
+        s.encode(s.tokens(ten));
+        s.encode(s.tokens(ten));
+        s.encode(s.tokens(ten));
+        s.encode(s.tokens({sequence(0, 16), sequence(0, 15)}));
+        CHECK(s.log.capacities() == Sizes({16, 512}));
+        CHECK_EQ(s.encode(s.tokens({{7}}))[0], 7.0F);
+        s.encode(s.tokens(ten));
         CHECK(s.log.capacities() == Sizes({16, 512, 16}));
         s.encode(s.tokens({sequence(0, 600)}));
         CHECK(s.log.capacities() == Sizes({16, 512, 16, 768}));
+        s.encode(s.tokens(std::vector<std::vector<int32_t>>(100, sequence(0, 8)))); // 800 tokens at once
+        CHECK(s.log.capacities() == Sizes({16, 512, 16, 768, 16}));
     }
 }
 
@@ -208,7 +221,7 @@ TEST(causal_long_input_grows_the_cache_and_not_the_micro_batch) {
     s.encode(s.tokens({sequence(0, 300)}));
     CHECK_EQ(s.log.opened.back().n_ubatch, 16);
     CHECK_EQ(s.log.opened.back().n_ctx, 512);
-    s.encode(s.tokens({sequence(0, 16)}));
+    s.encode(s.tokens(std::vector<std::vector<int32_t>>(32, sequence(0, 16))));
     CHECK_EQ(s.log.opened.back().n_ctx, 16);
 }
 
