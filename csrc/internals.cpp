@@ -251,7 +251,6 @@ PYBIND11_MODULE(_ggembed_internals, m) {
     m.def("normalize", &normalize, py::arg("row"));
     m.def("find_invalid_utf8", &find_invalid_utf8, py::arg("bytes"));
     m.def("default_n_threads", &gge::default_n_threads);
-    m.def("parse_cpu_max", &gge::parse_cpu_max, py::arg("line"));
     m.def("nfc", &gge::to_nfc, py::arg("text"));
     m.def("is_nfc", &gge::is_nfc, py::arg("text"));
     m.def("bert_facts", &bert_facts, py::arg("code"));
