@@ -17,7 +17,7 @@
 
 namespace gge {
 
-namespace {
+namespace { // NOLINT(cert-dcl59-cpp)
 
 #if defined(__AVX512F__)
 constexpr size_t width = 16; // floats of a vector
