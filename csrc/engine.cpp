@@ -16,7 +16,8 @@
 namespace gge {
 namespace {
 
-// Upstream's default; benchmarks/README.md says how to measure another one.
+// The curve is flat from 64 to 8192 tokens on the CPU (benchmarks/results/2026-11-21-amd-epyc-2cpu-tune.md); on other
+// devices none has been measured. `ggembed bench --tune` measures it.
 constexpr int64_t default_n_ubatch = 512;
 // Rows that a media encoder makes together.
 constexpr int64_t default_n_tower_batch = 2048;
