@@ -65,7 +65,7 @@ gge_model_info Model::info() const {
     info.pooling = pooling_;
     info.pooling_in_file = f.pooling != GGE_POOLING_DEFAULT;
     info.attention = f.attention == Attention::causal ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL;
-    info.has_cache = f.has_cache && !f.cacheless ? 1 : 0;
+    info.has_cache = f.has_cache;
     info.n_embd = f.n_embd;
     info.n_layer = f.n_layer;
     info.n_ctx_train = f.n_ctx_train;

@@ -202,7 +202,7 @@ typedef struct gge_model_info {
     int32_t pooling_in_file; /* 1 if the file names it, 0 if it follows from the attention type:
                                     causal -> LAST, bidirectional -> MEAN */
     gge_attention attention; /* of the file; never DEFAULT */
-    int32_t has_cache;       /* 1: keeps keys and values or a state, so a causal input may span micro-batches */
+    int32_t has_cache;       /* 1: a decoder, whose attention may be causal; 0: bidirectional only */
     int32_t n_embd;          /* width of a row */
     int32_t n_layer;
     int32_t n_ctx_train; /* context length of the file, in tokens */
@@ -549,9 +549,10 @@ typedef struct gge_encode_options {
  * types and bits. A collecting call that is aborted, whose engine is closed, or that meets a failure which is no input's
  * own, keeps the rows that are finished, gives the other inputs that status, and returns it.
  * On the CPU the same text gives the same row, bit for bit, alone and in any company, with any number of threads and any
- * n_ubatch, if the model has no cache (gge_model_info) and is no T5. Otherwise, and on other devices, rows agree within
- * 1e-5 in cosine distance for F32, F16 and BF16 weights. With quantised weights llama.cpp rounds activations to 8 bits
- * too, which amplifies the order of additions: up to 3e-3 has been seen on a model of 6 layers.
+ * n_ubatch. Models with a recurrent state, latent attention, keys that layers share, or a bias for each pair of tokens
+ * (T5) are the exception, scores too, and other devices: there rows agree within 1e-5 in cosine distance for F32, F16 and
+ * BF16 weights. With quantised weights llama.cpp rounds activations to 8 bits too, which amplifies the order of
+ * additions: up to 3e-3 has been seen on a model of 6 layers.
  * Statuses: GGE_E_INVALID, _UNSUPPORTED, _MEMORY, _DEVICE, _ABORTED, _CLOSED, _INTERNAL; per input also _TOO_LONG,
  * _EMPTY, _NOT_FINITE and what gge_tokenize said. Any thread.
  */
