@@ -135,7 +135,8 @@ TEST(rows_of_media_stand_in_place_of_tokens) {
 
 TEST(only_micro_batches_with_media_are_computed_from_rows) {
     Setup s;
-    const Tokens t = s.tokens({{text("0123456789-.,:")}, {medium(s.image())}, {text("abcdefghijklmno")}, {text("xyz")}});
+    const Tokens t =
+        s.tokens({{text("0123456789-.,:")}, {medium(s.image())}, {text("abcdefghijklmno")}, {text("xyz")}});
     CHECK(first_values(s.encode(t)) == s.expected(t));
     CHECK_EQ(s.log.get_batches().size(), size_t{3});
     CHECK_EQ(s.log.batches_of_rows.size(), size_t{1});
