@@ -196,12 +196,10 @@ def ahead(items: Iterator[T], n: int, stop: threading.Event | None = None) -> Ge
 
     # A daemon, because nothing can interrupt an iterable that waits for its next item.
     thread = threading.Thread(target=take, name="ggembed-reader", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # the system has no more threads
-        yield from items
-        return
-    try:
+    try:  # Ctrl-C may come inside of start
+        if not _starts(thread):
+            yield from items
+            return
         while isinstance(found := _wait(taken), tuple):
             slots.release()
             yield found[0]
@@ -211,7 +209,17 @@ def ahead(items: Iterator[T], n: int, stop: threading.Event | None = None) -> Ge
         found = None  # an exception's traceback holds this frame, and this frame the exception
         stop.set()
         slots.release()
-        thread.join(_GRACE_S)
+        with contextlib.suppress(RuntimeError):  # it was not started
+            thread.join(_GRACE_S)
+
+
+def _starts(thread: threading.Thread) -> bool:
+    """Starts a thread, unless the system has no more."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _wait(taken: queue.SimpleQueue[T]) -> T:

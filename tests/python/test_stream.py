@@ -313,6 +313,19 @@ def test_ctrl_c_while_waiting_for_a_text_comes_out():
     released.set()
 
 
+def test_ctrl_c_while_the_thread_starts_leaves_none(monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(encode_iter(lengths, itertools.repeat("a")))
+    assert wait_for_readers() == []
+
+
 def test_iterable_stays_on_the_calling_thread_without_reading_ahead():
     threads = set()
 
