@@ -1,8 +1,9 @@
 """One encode call on texts alone; many are tokenised in chunks, ahead of the engine.
 
 While the engine computes a chunk, a thread makes tokens of all that come behind it. What a call
-gives is what it would give without chunks: a text that has no tokens, or too many, is noticed as
-soon as it is tokenised, and fails the call before any other error does.
+gives is what it would give without chunks, errors too: those of tokenising come first, then texts
+that the engine refuses, with no tokens or too many, then what is found in computing. Once one of
+the first two is known, the engine gets no more chunks.
 """
 
 from __future__ import annotations
@@ -146,12 +147,21 @@ class _Tokenizing:
         self._n_tokens: list[int] = []  # of each chunk that has been tokenised
 
     def __iter__(self) -> Iterator[_Chunk]:
+        refusal: EmbedError | None = None
         try:
             for a, b in pairwise(self._chunks.bounds):
-                yield self._chunk(range(a, b))
+                chunk = self._chunk(range(a, b))
+                if refusal is None:
+                    refusal = self._refusal(chunk)
+                    self.failed = refusal is not None
+                yield chunk
+            if refusal is not None:
+                raise refusal
         except BaseException:
             self.failed = True
             raise
+        finally:
+            refusal = None  # its traceback holds this frame
 
     @property
     def n_chunks(self) -> int:
@@ -164,19 +174,27 @@ class _Tokenizing:
         return sum(counts[k + 1 :]) + round((sizes[-1] - counted) * sum(counts) / counted)
 
     def _chunk(self, indices: range) -> _Chunk:
-        call, (model, engine) = self._call, self._handles
+        call, model = self._call, self._handles[0]
         errors: dict[int, EmbedError] | None = {} if call.collects else None
         offsets = self._texts.offsets[indices.start : indices.stop + 1]
         try:
             tokens = tokenize(call, model, self._texts.data, offsets, self._prompt, errors)
-            n_tokens = np.diff(tokens.offsets())
-            if errors is None and not 0 < n_tokens.min() <= n_tokens.max() <= call.n_ctx:
-                # The engine refuses them before it computes anything.
-                encode(call, engine, tokens, self._rows[indices.start : indices.stop], None, None)
         except EmbedError as err:
             raise placed(err, indices) from None
-        self._n_tokens.append(int(n_tokens.sum()))
+        self._n_tokens.append(int(tokens.offsets()[-1]))
         return _Chunk(indices, tokens, errors)
+
+    def _refusal(self, chunk: _Chunk) -> EmbedError | None:
+        """What the engine says of texts that it refuses, which it does before it computes any."""
+        n_tokens = np.diff(chunk.tokens.offsets())
+        if self._call.collects or 0 < n_tokens.min() <= n_tokens.max() <= self._call.n_ctx:
+            return None
+        rows = self._rows[chunk.indices.start : chunk.indices.stop]
+        try:
+            encode(self._call, self._handles[1], chunk.tokens, rows, None, None)
+        except EmbedError as err:
+            return placed(err, chunk.indices)
+        return None
 
 
 class _Count:

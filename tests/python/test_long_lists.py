@@ -208,6 +208,22 @@ def test_the_first_of_several_bad_texts_is_named(embedder):
         embedder.encode(texts)
 
 
+def test_a_text_that_cannot_be_tokenised_goes_before_one_that_the_engine_refuses(tiny, chunks):
+    texts = TEXTS[:]
+    texts[5], texts[880] = "", TOO_LONG
+    with Embedder(tiny("qwen3-last"), n_threads=1, n_ubatch=N_UBATCH) as embedder:
+        with pytest.raises(TextTooLongError, match="text 880 has") as caught:
+            embedder.encode(texts, max_tokens=90)
+        assert caught.value.input_index == 880
+        with in_one_piece(), pytest.raises(TextTooLongError) as expected:
+            embedder.encode(texts, max_tokens=90)
+        assert str(caught.value) == str(expected.value)
+        chunks.clear()
+        with pytest.raises(EmptyTextError, match="text 5 has no tokens"):
+            embedder.encode(texts[:880], max_tokens=90)
+    assert len(chunks) == 1  # which was refused
+
+
 def test_what_is_no_texts_fault_fails_a_collecting_call_too(embedder):
     with pytest.raises(InvalidInputError, match="leaves no room") as caught:
         embedder.encode([*TEXTS, TOO_LONG], prompt="the " * 50, max_tokens=40, on_error="collect")
