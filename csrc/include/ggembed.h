@@ -457,7 +457,8 @@ typedef struct gge_engine_options {
     int32_t n_ubatch;           /* tokens that go through the model together, the budget that inputs are packed up to;
                                 0 = chosen. A longer input goes through alone: whole if the model allows nothing else or
                                 needs no cache for it, which takes memory until calls without long inputs come */
-    int32_t n_seq_max;          /* most sequences packed into one micro-batch, at most 256; 0 = chosen */
+    int32_t n_seq_max;          /* most sequences packed into one micro-batch, at most 256, of which 255 are used;
+                                   0 = chosen */
     int32_t n_threads;          /* CPU threads; 0 = the physical cores that the process may use, performance cores alone
                                    where there are two kinds, within its CPU quota rounded up */
     gge_attention attention;    /* override of the file's attention type */
