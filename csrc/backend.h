@@ -121,8 +121,9 @@ public:
 };
 
 struct SessionOptions {
-    int64_t n_ctx = 0;    // positions that one sequence may have, and cells of the cache
-    int64_t n_ubatch = 0; // tokens per compute()
+    int64_t n_ctx = 0;       // positions that one sequence may have, and cells of the cache
+    int64_t n_positions = 0; // without a cache: n_ctx of the largest session that may follow; some models scale by it
+    int64_t n_ubatch = 0;    // tokens per compute()
     int64_t n_seq_max = 0;
     int32_t n_threads = 1;
     AttentionChoice attention = AttentionChoice::from_file;

@@ -40,11 +40,12 @@ void on_upstream_log(ggml_log_level level, const char *text, void *) {
     if (level < GGML_LOG_LEVEL_DEBUG || level > GGML_LOG_LEVEL_ERROR) {
         return; // the rest of a line of dots
     }
-    static const std::array<const char *, 4> known = {
+    static const std::array<const char *, 5> known = {
         "does not match expectation of", // compute buffers that grew with a shape
         "model default pooling_type is", // every context of ours pools by itself
         "(required for type",            // two lines per tensor when quantising; their sum remains
         "falling back to",
+        "possible training context overflow", // sizes are rounded up; inputs are not longer than that
     };
     const bool expected =
         std::any_of(known.begin(), known.end(), [&](const char *s) { return std::strstr(text, s) != nullptr; });
@@ -190,7 +191,7 @@ template <typename T> T round_up(T n, T step) {
 
 llama_context_params context_params(const SessionOptions &options, bool on_cpu) {
     llama_context_params p = llama_context_default_params();
-    p.n_ctx = round_up(static_cast<uint32_t>(options.n_ctx), room_step);
+    p.n_ctx = round_up(static_cast<uint32_t>(std::max(options.n_ctx, options.n_positions)), room_step);
     p.n_batch = round_up(static_cast<uint32_t>(options.n_ubatch), room_step);
     p.n_ubatch = p.n_batch;
     p.n_seq_max = std::min(p.n_batch, static_cast<uint32_t>(options.n_seq_max) + 1); // and the tokens of nobody

@@ -51,6 +51,7 @@ SessionOptions first_session(const ModelFacts &facts, const EngineOptions &optio
     s.n_seq_max = options.n_seq_max > 0 ? options.n_seq_max : facts.has_state ? default_n_seq_with_state : max_n_seq;
     s.n_seq_max = std::min({s.n_seq_max, max_n_seq, s.n_ubatch});
     s.n_ctx = s.n_ubatch;
+    s.n_positions = facts.cacheless ? longest_input(facts, options) : 0;
     s.n_threads = options.n_threads > 0 ? options.n_threads : default_n_threads();
     s.attention = options.attention;
     s.flash_attention = options.flash_attention;

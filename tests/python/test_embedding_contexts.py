@@ -6,13 +6,14 @@ attention is plain it has no cache and no mask. `plain` is what upstream does.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import make_tiny_decoders
 import make_tiny_models
 import numpy as np
 import pytest
-from ggembed import quantize
+from ggembed import Embedder, quantize
 
 LIMIT = 0.99999
 
@@ -195,3 +196,23 @@ def test_quantized_rows_depend_neither_on_strangers_nor_on_what_is_wanted(quanti
         for end, length in zip(ends, LENGTHS, strict=True):
             alone = compute.run(*batch((length,)))
             np.testing.assert_array_equal(together[end - length : end], alone)
+
+
+def test_a_row_keeps_its_bits_beside_a_long_text_where_positions_scale_with_the_context(tmp_path):
+    model = build("llama-last")
+    half = 8  # of the dimensions that are rotated
+    scaling = {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 600}
+    factors = {
+        "rope_factors_long.weight": np.full(half, 4, np.float32),
+        "rope_factors_short.weight": np.ones(half, np.float32),
+    }
+    path = tmp_path / "longrope.gguf"
+    make_tiny_models.write(
+        replace(model, keys={**model.keys, **scaling}, tensors={**model.tensors, **factors}), path
+    )
+    short, long = "a short text", "ab" * 400  # of more tokens than a micro-batch and than 600
+    with Embedder(path) as embedder:
+        alone = embedder.encode([short])
+        beside = embedder.encode([short, long])[:1]
+        after = embedder.encode([short])
+    assert alone.tobytes() == beside.tobytes() == after.tobytes()
