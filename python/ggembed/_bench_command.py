@@ -12,7 +12,7 @@ from typing import Any
 
 from . import _bench
 from ._bench import CASES, Timing
-from ._bench_tune import ALIKE, Curve, Duel, Tuner
+from ._bench_tune import ALIKE, Curve, Tuner
 from ._embed_command import UsageError
 from .embedder import Embedder
 from .types import ModelInfo
@@ -204,7 +204,7 @@ def _tune(
             if curve.left_out:
                 print(f"left out: {curve.left_out}")
             print()
-        _print_verdict(tuner.duel, found)
+        _print_verdict(tuner, found)
 
     if not args.json:
         print(
@@ -232,10 +232,13 @@ def _curve_rows(curve: Curve) -> Iterator[list[str]]:
             yield [f"{curve.value(point):,}", point.failure, "", "", ""]
 
 
-def _print_verdict(duel: Duel | None, found: Mapping[str, Any]) -> None:
+def _print_verdict(tuner: Tuner, found: Mapping[str, Any]) -> None:
+    duel = tuner.duel
     if duel is None or found["comparison"] is None:
         if found["interrupted"]:
             print("interrupted before the best settings were compared with the default ones")
+        elif any(curve.best is None for curve in tuner.curves):
+            print("not every curve has a point: there is no best setting")
         elif duel is None:
             print(f"the default settings are as fast as any, within {ALIKE:.0%}")
         else:

@@ -16,7 +16,7 @@ from ._bench import ROUNDS, Case, Timing, Workload, counter, make_texts, repeate
 from ._buffers import flatten
 from ._machine import GIB, available_memory, n_cpus
 from .embedder import Embedder
-from .errors import OutOfMemoryError
+from .errors import EmbedError
 from .progress import ProgressBar
 from .types import Pooling
 
@@ -214,17 +214,8 @@ class Tuner:
                 f"n_ubatch from {slow[0]} on, where a call would take "
                 f"{slow[0] / self._rate:.1f} s: the limit is {self.call_limit_s:g} s"
             )
-        held = 0
-        for size in sorted({*self._sizes, info.n_ubatch}):
-            point = self._point(size, info.n_threads)
-            held += point.timing.memory_bytes
-            if self.memory_limit is not None and held > self.memory_limit:
-                curve.left_out = (
-                    f"n_ubatch from {size} on, where all points together would hold "
-                    f"{held / GIB:.2f} GiB: the limit is {self.memory_limit / GIB:.2f} GiB"
-                )
-                break
-            curve.all_points.append(point)
+        sizes = sorted({*self._sizes, info.n_ubatch})
+        self._fill(curve, [self._point(size, info.n_threads) for size in sizes])
         return curve
 
     def _thread_curve(self, n_ubatch: int) -> Curve:
@@ -240,8 +231,23 @@ class Tuner:
                 f"n_threads up to {slow[-1]}, where a call would take "
                 f"{one_thread_s / slow[-1]:.1f} s: the limit is {self.call_limit_s:g} s"
             )
-        curve.all_points += [self._point(n_ubatch, n, n_texts) for n in counts if n not in slow]
+        self._fill(curve, [self._point(n_ubatch, n, n_texts) for n in counts if n not in slow])
         return curve
+
+    def _fill(self, curve: Curve, points: list[Point]) -> None:
+        """Adds as many points to a curve as there is memory for, all at once."""
+        held = 0
+        for point in points:
+            held += point.timing.memory_bytes
+            if self.memory_limit is not None and held > self.memory_limit:
+                why = (
+                    f"{curve.setting} from {curve.value(point)} on, where all points together "
+                    f"would hold {held / GIB:.2f} GiB: the limit is "
+                    f"{self.memory_limit / GIB:.2f} GiB"
+                )
+                curve.left_out = "; ".join(filter(None, [curve.left_out, why]))
+                break
+            curve.all_points.append(point)
 
     def _point(self, n_ubatch: int, n_threads: int, n_texts: int | None = None) -> Point:
         counts = self.counts[:n_texts]
@@ -262,7 +268,7 @@ class Tuner:
                 if not point.failure:
                     try:
                         point.timing.seconds.append(self._call(point))
-                    except OutOfMemoryError as err:
+                    except EmbedError as err:
                         point.failure = str(err)
                 bar(n_done, n_all)
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import make_tiny_rerankers
 import pytest
 from commands import command, interrupt
-from ggembed import Embedder, OutOfMemoryError, _bench, _bench_tune
+from ggembed import Embedder, InternalError, OutOfMemoryError, _bench, _bench_tune
 from ggembed._bench import CASES, make_texts
 from ggembed._bench_tune import SIZES, Tuner, thread_counts
 
@@ -271,10 +271,29 @@ def test_points_that_need_too_much_memory_are_left_out_and_named(run, tiny, cloc
     assert found["curves"][0]["left_out"].startswith("n_ubatch from 512 on, where all points")
 
 
-def test_a_point_without_memory_is_named_and_the_others_go_on(run, tiny, clock):
+def test_threads_whose_engines_need_too_much_memory_are_left_out(run, tiny, clock, monkeypatch):
+    clock(lambda *_: 0.1)
+    everything = tuned(run, tiny("bert-mean"), "--ubatch", 512)["curves"][0]["points"]
+    first_two = sum(point["memory_bytes"] for point in everything[:2])
+    monkeypatch.setattr(_bench_tune, "available_memory", lambda: 2 * first_two)
+    (threads,) = tuned(run, tiny("bert-mean"), "--ubatch", 512)["curves"]
+    assert values(threads) == [1, 2]
+    assert threads["left_out"].startswith("n_threads from 3 on, where all points")
+
+
+def test_without_a_point_there_is_no_verdict(run, tiny, clock, monkeypatch):
+    clock(lambda *_: 0.1)
+    monkeypatch.setattr(_bench_tune, "available_memory", lambda: 0)
+    status, out, _ = run("bench", tiny("bert-mean"), "--tune", "--device", "cpu")
+    assert status == 0
+    assert out.decode().splitlines()[-1] == "not every curve has a point: there is no best setting"
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError, InternalError])
+def test_a_point_that_fails_is_named_and_the_others_go_on(run, tiny, clock, error):
     def seconds(n_ubatch, *_):
         if n_ubatch == 4096:
-            raise OutOfMemoryError("no 4096 today")
+            raise error("no 4096 today")
         return 0.1
 
     clock(seconds)
