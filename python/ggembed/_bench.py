@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import _info, corpus
-from ._machine import cpu_quota, n_cpus
+from ._machine import cpu_quota, n_cpus, number_in
 from .embedder import Embedder
 from .errors import UnsupportedError
 from .files import estimate
@@ -258,12 +258,12 @@ def describe_model(info: ModelInfo) -> dict[str, Any]:
     return {"file": Path(info.path).name, **{name: getattr(info, name) for name in names}}
 
 
-def peak_memory() -> int | None:
+def peak_memory(root: Path = Path("/")) -> int | None:
     """The most memory that the process has had, mapped files included, where the system tells."""
-    status = Path("/proc/self/status")
-    if status.exists():  # unlike ru_maxrss, VmHWM forgets what the parent had before exec
-        line = next(x for x in status.read_text("utf-8").splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    # Unlike ru_maxrss, VmHWM forgets what the parent had before exec; not every kernel tells it.
+    kib = number_in(root / "proc/self/status", r"^VmHWM:\s+(\d+) kB")
+    if kib is not None:
+        return kib * 1024
     try:
         import resource
     except ImportError:

@@ -119,18 +119,18 @@ def check_packages(requirements: list[str]) -> Iterator[Finding]:
 
 def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that the process can still take, or None where nothing tells."""
-    available = _number(root / "proc/meminfo", r"^MemAvailable:\s+(\d+) kB")
+    available = number_in(root / "proc/meminfo", r"^MemAvailable:\s+(\d+) kB")
     candidates = [] if available is None else [available * 1024]
     for folder in _cgroups(root):
         for most, used in (
             ("memory.max", "memory.current"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
-            limit = _number(folder / most, r"^(\d+)$")
+            limit = number_in(folder / most, r"^(\d+)$")
             if limit is not None:
                 # pages of files count as used, but are given up when memory is short
-                cached = _number(folder / "memory.stat", r"^inactive_file (\d+)$") or 0
-                in_use = (_number(folder / used, r"^(\d+)$") or 0) - cached
+                cached = number_in(folder / "memory.stat", r"^inactive_file (\d+)$") or 0
+                in_use = (number_in(folder / used, r"^(\d+)$") or 0) - cached
                 candidates.append(max(0, limit - in_use))
     return min(candidates, default=None)
 
@@ -141,8 +141,8 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     for folder in _cgroups(root):
         if match := re.match(r"(\d+) (\d+)", _read(folder / "cpu.max")):
             quotas.append(int(match[1]) / int(match[2]))
-        quota = _number(folder / "cpu.cfs_quota_us", r"^(\d+)$")
-        period = _number(folder / "cpu.cfs_period_us", r"^(\d+)$")
+        quota = number_in(folder / "cpu.cfs_quota_us", r"^(\d+)$")
+        period = number_in(folder / "cpu.cfs_period_us", r"^(\d+)$")
         if quota and period:
             quotas.append(quota / period)
     return min(quotas, default=None)
@@ -190,7 +190,8 @@ def _has_nvidia_driver() -> bool:
     return driver is not None
 
 
-def _number(path: Path, pattern: str) -> int | None:
+def number_in(path: Path, pattern: str) -> int | None:
+    """What a pattern finds in a file of the kernel; None if there is nothing."""
     match = re.search(pattern, _read(path), re.MULTILINE)
     return int(match[1]) if match else None
 

@@ -136,6 +136,16 @@ def test_the_default_model_is_the_demo_model(run, minilm):
     assert json.loads(out)["model"]["file"] == minilm.name
 
 
+def test_peak_memory_needs_no_line_of_the_kernel(tmp_path):
+    status = tmp_path / "proc/self/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("Name:\tpython\nVmHWM:\t    2048 kB\n", "utf-8")
+    assert _bench.peak_memory(tmp_path) == 2048 * 1024
+    status.write_text("Name:\tpython\n", "utf-8")
+    peak = _bench.peak_memory(tmp_path)
+    assert peak is None or peak > 2**20
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
