@@ -37,7 +37,8 @@ struct ModelFacts {
     gge_pooling pooling = GGE_POOLING_DEFAULT; // DEFAULT = the file does not say
     Attention attention = Attention::causal;
     bool has_cache = true;
-    bool cacheless = false; // a micro-batch of any length runs without a cache, in memory that is linear in its tokens
+    bool packs = false;     // a micro-batch of whole inputs runs without a cache
+    bool cacheless = false; // and in memory that is linear in its tokens, so that inputs of any length can run whole
     bool has_state = false; // recurrent or hybrid: memory grows with the number of sequences
     bool has_tokenizer = true;
     bool has_mrope = false;       // positions of media have three parts

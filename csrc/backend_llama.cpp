@@ -183,18 +183,20 @@ constexpr size_t device_tile = 64;
 // Of whole tiles of any size.
 constexpr uint32_t room_step = 64;
 
-template <typename T> T round_up(T n, T step) {
-    return (n + step - 1) / step * step;
+// Whether micro-batches run without a cache, where the architecture can: it carries inputs that span several.
+bool is_packed(const SessionOptions &options) {
+    return !options.plain && options.n_ctx <= options.n_ubatch;
 }
 
 } // namespace
 
-llama_context_params context_params(const SessionOptions &options, bool on_cpu) {
+llama_context_params context_params(const SessionOptions &options, bool on_cpu, bool packs) {
     llama_context_params p = llama_context_default_params();
     p.n_ctx = round_up(static_cast<uint32_t>(std::max(options.n_ctx, options.n_positions)), room_step);
     p.n_batch = round_up(static_cast<uint32_t>(options.n_ubatch), room_step);
     p.n_ubatch = p.n_batch;
-    p.n_seq_max = std::min(p.n_batch, static_cast<uint32_t>(options.n_seq_max) + 1); // and the tokens of nobody
+    const uint32_t nobody = packs && is_packed(options) ? 1 : 0; // see padded()
+    p.n_seq_max = std::min(p.n_batch, static_cast<uint32_t>(options.n_seq_max) + nobody);
     p.n_threads = options.n_threads;
     p.n_threads_batch = options.n_threads;
     p.pooling_type = options.rank ? LLAMA_POOLING_TYPE_RANK : LLAMA_POOLING_TYPE_NONE;
@@ -206,7 +208,7 @@ llama_context_params context_params(const SessionOptions &options, bool on_cpu) 
                                                                          : LLAMA_FLASH_ATTN_TYPE_AUTO;
     p.embeddings = true;
     p.rows_only = !options.plain;
-    p.packed = !options.plain;
+    p.packed = packs && is_packed(options);
     p.packed_attention =
         on_cpu && !options.streams && options.flash_attention != FlashAttention::off ? attend_packed : nullptr;
     p.no_perf = true;
@@ -214,15 +216,15 @@ llama_context_params context_params(const SessionOptions &options, bool on_cpu) 
     return p;
 }
 
-void read_cache(llama_model *model, ModelFacts &facts) {
+void read_cache(llama_model *model, bool on_cpu, ModelFacts &facts) {
     SessionOptions options;
-    options.n_ctx = 256;
+    options.n_ctx = 8;
     options.n_ubatch = 8;
     options.n_seq_max = 1;
     const auto open = [&](bool plain) {
         options.plain = plain;
         const ErrorLines lines;
-        ContextPtr context(llama_init_from_model(model, context_params(options, true)));
+        ContextPtr context(llama_init_from_model(model, context_params(options, on_cpu, true)));
         if (!context) {
             throw upstream_error(GGE_E_FORMAT, "the compute state cannot be made", lines);
         }
@@ -232,7 +234,8 @@ void read_cache(llama_model *model, ModelFacts &facts) {
     facts.has_cache = !llama_model_has_encoder(model) && llama_get_memory(plain.get()) != nullptr;
     facts.attention =
         facts.has_cache && llama_get_causal_attn(plain.get()) ? Attention::causal : Attention::bidirectional;
-    facts.cacheless = !llama_model_has_encoder(model) && llama_get_memory(open(false).get()) == nullptr;
+    facts.packs = !llama_model_has_encoder(model) && llama_get_memory(open(false).get()) == nullptr;
+    facts.cacheless = facts.packs && on_cpu;
 }
 
 namespace {
@@ -259,14 +262,14 @@ template <typename T> size_t n_wanted(const std::vector<T> &wanted) {
 
 class LlamaSession final : public BackendSession {
 public:
-    // tile: of how many tokens micro-batches and their wanted rows are a multiple, 0 = of any number, all rows wanted;
+    // tile: of how many tokens packed micro-batches and their wanted rows are a multiple, 0 = the model does not pack;
     // used: where to note the tensors that adapters change, or NULL
     LlamaSession(llama_model *model, const std::vector<Adapter> &adapters, const SessionOptions &options, bool on_cpu,
                  size_t tile, std::set<std::string> *used = nullptr)
-        : uses_encode_(llama_model_has_encoder(model)), tile_(tile),
+        : uses_encode_(llama_model_has_encoder(model)), tile_(is_packed(options) && !options.rank ? tile : 0),
           n_embd_(static_cast<size_t>(llama_model_n_embd_out(model))), adapters_(adapters),
           n_scores_(options.rank ? llama_model_n_cls_out(model) : 0), has_mrope_(has_mrope(model)) {
-        llama_context_params p = context_params(options, on_cpu);
+        llama_context_params p = context_params(options, on_cpu, tile > 0);
         p.abort_callback = [](void *self) {
             const auto *abort = static_cast<const LlamaSession *>(self)->abort_;
             return abort != nullptr && abort->load(std::memory_order_relaxed);
@@ -578,8 +581,7 @@ public:
     }
 
     std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
-        return std::make_unique<LlamaSession>(model_.get(), adapters_, options, on_cpu_,
-                                              options.plain || options.rank ? 0 : tile_);
+        return std::make_unique<LlamaSession>(model_.get(), adapters_, options, on_cpu_, tile_);
     }
 
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return special_tokens_; }
@@ -789,15 +791,15 @@ private:
     // A first forward pass, on this thread alone, with all that the graph may hold.
     void try_out(size_t cpu_tile) {
         SessionOptions options;
-        options.n_ctx = 256;
+        options.n_ctx = 8;
         options.n_ubatch = 8;
         options.n_seq_max = 1;
         options.n_threads = 1;
         options.rank = facts_.n_cls_out > 0;
         std::set<std::string> used;
-        read_cache(model_.get(), facts_);
-        tile_ = !facts_.cacheless ? 0 : on_cpu_ ? cpu_tile : device_tile;
-        LlamaSession session(model_.get(), adapters_, options, on_cpu_, options.rank ? 0 : tile_, &used);
+        read_cache(model_.get(), on_cpu_, facts_);
+        tile_ = !facts_.packs ? 0 : on_cpu_ ? cpu_tile : device_tile;
+        LlamaSession session(model_.get(), adapters_, options, on_cpu_, tile_, &used);
         session.use_all_adapters();
         TokenBatch batch;
         const int32_t n = std::min(2, facts_.n_ctx_train);
@@ -891,6 +893,9 @@ OpenedModel open_model(const std::string &path, const Device &device, const Load
         const Shield shield;
         opened.files = check_files(path);
         opened.adapters = check_adapters(options.adapters, opened.files);
+        for (const Adapter &adapter : opened.adapters) {
+            opened.files.tile = std::max(opened.files.tile, tile_of(open_gguf(adapter.path).get()));
+        }
     }
     ggml_backend_dev_t handle = device_handle(device); // an empty list is "no GPU at all"
     std::array<ggml_backend_dev_t, 2> devices = {handle, nullptr};

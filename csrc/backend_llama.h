@@ -99,11 +99,16 @@ struct OpenedModel {
 // Checks the files and has upstream load them; without_weights: the tensors exist, but have no memory.
 OpenedModel open_model(const std::string &path, const Device &device, const LoadOptions &options, bool without_weights);
 
-llama_context_params context_params(const SessionOptions &options, bool on_cpu);
+template <typename T> T round_up(T n, T step) {
+    return (n + step - 1) / step * step;
+}
+
+// packs: ModelFacts.packs
+llama_context_params context_params(const SessionOptions &options, bool on_cpu, bool packs);
 
 // Fills in whether the architecture has a cache, whether it can do without, and whether a token sees only those before
 // it.
-void read_cache(llama_model *model, ModelFacts &facts);
+void read_cache(llama_model *model, bool on_cpu, ModelFacts &facts);
 
 gge_pooling read_pooling(const std::string &value);
 
@@ -128,6 +133,10 @@ std::string show(float value);
 // Look at files before upstream does, for errors that say what is wrong.
 GgufPtr check_file(const std::string &path);
 ModelFiles check_files(const std::string &path);
+
+// ModelFiles::tile: kernels for floats and whole bytes take rows in pairs, those for the other types up to eight.
+size_t tile_of(const gguf_context *file);
+
 std::vector<Adapter> check_adapters(const std::vector<std::string> &paths, const ModelFiles &model);
 
 // Checks what a model says of its shape before a context is made.

@@ -137,9 +137,6 @@ GgufPtr check_file(const std::string &path) {
     return check_contents(path);
 }
 
-namespace {
-
-// Kernels for floats and whole bytes take rows in pairs, those for the other types up to eight.
 size_t tile_of(const gguf_context *file) {
     const std::set<ggml_type> pairs = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0};
     for (int64_t i = 0; i < gguf_get_n_tensors(file); ++i) {
@@ -149,8 +146,6 @@ size_t tile_of(const gguf_context *file) {
     }
     return 2;
 }
-
-} // namespace
 
 ModelFiles check_files(const std::string &path) {
     ModelFiles found;
@@ -259,16 +254,16 @@ gge_memory memory_of(llama_context *context, int64_t n_outputs) {
 
 namespace {
 
-ContextPtr make_context(llama_model *model, const SessionOptions &options, bool on_cpu) {
+ContextPtr make_context(llama_model *model, const SessionOptions &options, bool on_cpu, bool packs) {
     const ErrorLines lines;
-    ContextPtr context(llama_init_from_model(model, context_params(options, on_cpu)));
+    ContextPtr context(llama_init_from_model(model, context_params(options, on_cpu, packs)));
     if (!context) {
         throw upstream_error(GGE_E_FORMAT, "the compute state cannot be made", lines);
     }
     return context;
 }
 
-ModelFacts facts_for_size(llama_model *model, const ModelFiles &files) {
+ModelFacts facts_for_size(llama_model *model, const ModelFiles &files, bool on_cpu) {
     ModelFacts facts;
     facts.architecture = files.architecture;
     const std::string pooling = read_meta(model, files.architecture + ".pooling_type");
@@ -276,7 +271,7 @@ ModelFacts facts_for_size(llama_model *model, const ModelFiles &files) {
     read_head(model, files.tensors, facts);
     facts.n_ctx_train = llama_model_n_ctx_train(model);
     facts.has_state = llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
-    read_cache(model, facts);
+    read_cache(model, on_cpu, facts);
     return facts;
 }
 
@@ -312,19 +307,21 @@ gge_memory estimate_llama_model(const std::string &path, const Device &device, c
     LoadOptions silent = options;
     silent.callbacks = {};
     const OpenedModel opened = open_model(path, device, silent, true);
+    const bool on_cpu = device.kind == GGE_DEVICE_CPU;
     const Shield shield;
     gge_memory memory{};
     try {
         check_shape(opened.model.get());
-        const SessionOptions session = choose(facts_for_size(opened.model.get(), opened.files));
+        const ModelFacts facts = facts_for_size(opened.model.get(), opened.files, on_cpu);
+        const SessionOptions session = choose(facts);
         // upstream has some bytes for each token even then
         constexpr int64_t most_tokens = 1 << 22;
         if (session.n_ctx > most_tokens) {
             throw Error(GGE_E_INVALID, "n_ctx is " + std::to_string(session.n_ctx) + ", estimates go up to " +
                                            std::to_string(most_tokens) + "; give a smaller one");
         }
-        const ContextPtr context = make_context(opened.model.get(), session, device.kind == GGE_DEVICE_CPU);
-        memory = memory_of(context.get(), session.n_ubatch);
+        const ContextPtr context = make_context(opened.model.get(), session, on_cpu, facts.packs);
+        memory = memory_of(context.get(), round_up(session.n_ubatch, static_cast<int64_t>(opened.files.tile)));
     } catch (const Error &e) {
         throw Error(e.status(), path + ": " + e.what());
     } catch (const std::runtime_error &e) {

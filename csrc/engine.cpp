@@ -80,8 +80,10 @@ bool is_causal(const ModelFacts &facts, AttentionChoice attention) {
                                                    : attention == AttentionChoice::causal;
 }
 
-bool may_split(const ModelFacts &facts, AttentionChoice attention) {
-    return facts.has_cache && !facts.cacheless && is_causal(facts, attention);
+// Without flash attention, attention takes memory that is quadratic in a micro-batch, on the CPU too.
+bool may_split(const ModelFacts &facts, const EngineOptions &options) {
+    const bool runs_whole = facts.cacheless && options.flash_attention != FlashAttention::off;
+    return facts.has_cache && !runs_whole && is_causal(facts, options.attention);
 }
 
 std::string too_long(const Tokens &tokens, int64_t i, int64_t n_ctx) {
@@ -155,7 +157,7 @@ std::pair<gge_status, std::string> describe(const std::exception_ptr &error) {
 SessionOptions largest_session(const ModelFacts &facts, const EngineOptions &options) {
     const int64_t n_ctx = longest_input(facts, options);
     const SessionOptions first = first_session(facts, options);
-    return grown(first, n_ctx, n_ctx, may_split(facts, options.attention) && !first.rank);
+    return grown(first, n_ctx, n_ctx, may_split(facts, options) && !first.rank);
 }
 
 gge_memory estimate(const std::string &path, const LoadOptions &load, const EngineOptions &options) {
@@ -234,7 +236,7 @@ struct Engine::Job {
 };
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
-    : model_(std::move(model)), may_split_(may_split(model_->facts(), options.attention)),
+    : model_(std::move(model)), may_split_(may_split(model_->facts(), options)),
       n_ctx_(longest_input(model_->facts(), options)), first_session_(first_session(model_->facts(), options)),
       attention_(is_causal(model_->facts(), options.attention) ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL),
       session_options_(first_session_) {
@@ -454,7 +456,8 @@ std::string Engine::find_room(const Job &job) {
     const bool rank = job.pooling == GGE_POOLING_RANK;
     std::string lack;
     int64_t longest = job.longest_up_to(n_ctx_);
-    n_tokens_since_long_ = longest > first_session_.n_ctx ? 0 : n_tokens_since_long_ + job.n_total;
+    const bool is_long = longest > std::max(first_session_.n_ctx, session_options_.n_ctx / 2);
+    n_tokens_since_long_ = is_long ? 0 : n_tokens_since_long_ + job.n_total;
     while (true) {
         try {
             fit_session(longest, rank);

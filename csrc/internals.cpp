@@ -179,6 +179,7 @@ public:
         gge::SessionOptions session = gge::largest_session(model_->facts(), engine);
         session.plain = plain;
         session.streams = streams;
+        session.n_ubatch = streams ? session.n_ctx : session.n_ubatch; // whole inputs
         session_ = model_->backend().open(session);
     }
 

@@ -167,7 +167,7 @@ TEST(a_grown_session_shrinks_when_calls_without_long_inputs_have_had_as_many_tok
         Setup s(small(), kind);
         const std::vector<std::vector<int32_t>> ten(10, sequence(0, 16));
         s.encode(s.tokens({sequence(0, 300)}));
-        for (const int32_t n : {17, 512}) { // there is room
+        for (const int32_t n : {257, 512}) { // more than half of the room
             s.encode(s.tokens(ten));
             s.encode(s.tokens(ten));
             s.encode(s.tokens(ten));
@@ -186,6 +186,11 @@ TEST(a_grown_session_shrinks_when_calls_without_long_inputs_have_had_as_many_tok
         CHECK(s.log.capacities() == Sizes({16, 512, 16, 768}));
         s.encode(s.tokens(std::vector<std::vector<int32_t>>(100, sequence(0, 8)))); // 800 tokens at once
         CHECK(s.log.capacities() == Sizes({16, 512, 16, 768, 16}));
+        s.encode(s.tokens({sequence(0, 600)}));
+        for (int i = 0; i < 5; ++i) { // each over the budget, none near the room
+            s.encode(s.tokens(std::vector<std::vector<int32_t>>(8, sequence(0, 20))));
+        }
+        CHECK(s.log.capacities() == Sizes({16, 512, 16, 768, 16, 768, 256}));
     }
 }
 

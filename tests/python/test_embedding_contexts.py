@@ -163,6 +163,14 @@ def test_no_cache_where_attention_is_plain(name, open_model):
         assert compute.memory["cache_device"] == compute.memory["cache_host"] == 0
 
 
+def test_long_inputs_have_a_cache_where_attention_would_take_quadratic_memory(open_model):
+    packed = batch(LENGTHS)
+    compute = open_model("qwen3-last", flash_attention=False)  # longer than a micro-batch
+    assert compute.memory["cache_host"] > 0
+    found, wanted = compute.run(*packed), open_model("qwen3-last").run(*packed)
+    assert np.min(cosine(found, wanted)) >= LIMIT
+
+
 @pytest.mark.parametrize("name", [n for n in (*DECODERS, *ENCODERS) if n not in NOT_CACHELESS])
 def test_memory_without_a_cache_is_linear_in_the_tokens(name, open_model):
     n_bytes = {}
