@@ -5,31 +5,29 @@
     python benchmarks/bench_media.py --torch path/to/python       # the one that has transformers
 
 All contenders of a case are loaded, each in a process of its own, and take turns: A B C A B C ...
-The median round counts. llama-server is built by benchmarks/llama_server.py when it is wanted.
+The median round counts. llama-server is built by benchmarks/upstream.py when it is wanted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import llama_server
+import cases
 import media_inputs
 import models
 import numpy as np
 import report
+import turns
+import upstream
 
 CONTENDERS = ("ggembed", "llama-server", "transformers-bf16", "transformers-f32")
 FIRST = CONTENDERS[0]
@@ -50,149 +48,19 @@ COLUMNS = (
 )
 
 
-def cases() -> dict[str, dict[str, Any]]:
-    """The content of media_cases.toml."""
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    return tomllib.loads(Path(__file__).with_name("media_cases.toml").read_text("utf-8"))
-
-
-class UnableError(Exception):
-    """A contender cannot do the input, and says why."""
-
-
-class Worker:
-    """A contender in a process of its own."""
-
-    def __init__(self, python: str, job: dict[str, Any]) -> None:
-        script = Path(__file__).with_name("media_contenders.py")
-        self._process = subprocess.Popen(
-            [python, str(script), json.dumps(job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        hello = self._read()
-        self.about: dict[str, Any] = hello["about"]
-        self._pids: list[int] = hello["pids"]
-
-    def ask(self, line: str) -> dict[str, Any]:
-        assert self._process.stdin
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"exit status {self._process.wait()}"}
-        if "error" in answer:
-            raise UnableError(answer["error"])
-        return answer
-
-    def cpu_seconds(self) -> float:
-        """Of all its processes, those included that have ended."""
-        return sum(_cpu_ticks(pid) for pid in self._pids) / os.sysconf("SC_CLK_TCK")
-
-    def peak_bytes(self) -> int:
-        """The most memory that its largest process has had, pages of mapped files included."""
-        return max(_peak_bytes(pid) for pid in self._pids)
-
-    def close(self) -> None:
-        self._process.communicate()
-
-
-def _cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15]))
-
-
-def _busy_ticks() -> int:
-    """Of all cores of the machine since it started."""
-    user, nice, system, _, _, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:9]
-    return sum(map(int, (user, nice, system, irq, softirq)))
-
-
-def _peak_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024
-
-
-class Round:
-    """The figures of one round of one contender."""
-
-    def __init__(self, worker: Worker) -> None:
-        busy, own = _busy_ticks(), worker.cpu_seconds()
-        answer = worker.ask("encode")
-        self.seconds: float = answer["seconds"]
-        self.n_tokens: float | None = answer["n_tokens"]
-        self.cpu_s = worker.cpu_seconds() - own
-        all_cpu_s = (_busy_ticks() - busy) / os.sysconf("SC_CLK_TCK")
-        self.other_cores = max(0.0, all_cpu_s - self.cpu_s) / self.seconds
-
-
-class Match:
-    """The contenders of one case. One that fails leaves, and the others go on."""
-
-    def __init__(self, name: str, job: dict[str, Any], args: argparse.Namespace) -> None:
-        self.label = {"case": name, "unit": cases()[name]["unit"], "n_inputs": len(job["inputs"])}
-        self.workers: dict[str, Worker] = {}
-        self.rounds: dict[str, list[Round]] = {}
-        self.errors: dict[str, str] = {}
-        for contender in args.contender:
-            python = args.torch if contender.startswith("transformers") else sys.executable
-            with self._turn(contender):
-                self.workers[contender] = Worker(python, {**job, "contender": contender})
-                self.workers[contender].ask("warm")
-
-    @contextmanager
-    def _turn(self, contender: str) -> Iterator[None]:
-        print(f"{self.label['case']} {contender} ...", file=sys.stderr, flush=True)
-        try:
-            yield
-        except UnableError as error:
-            self.workers.pop(contender, None)
-            self.errors[contender] = str(error)
-
-    def play(self, n_rounds: int) -> None:
-        for _ in range(n_rounds):
-            for contender, worker in list(self.workers.items()):
-                with self._turn(contender):
-                    self.rounds.setdefault(contender, []).append(Round(worker))
-
-    def rows(self, folder: str) -> dict[str, np.ndarray]:
-        """The rows of each contender's last round."""
-        path = f"{folder}/rows.npy"
-        found = {}
-        for contender, worker in self.workers.items():
-            worker.ask(f"save {path}")
-            found[contender] = np.load(path)
-        return found
-
-    def result(self, contender: str, units: float) -> dict[str, Any]:
-        label = {**self.label, "contender": contender}
-        if contender in self.errors:
-            return {**label, "error": self.errors[contender]}
-        worker = self.workers[contender]
-        return {
-            **label,
-            **_figures(self.rounds[contender], units),
-            "peak_mb": worker.peak_bytes() / 1e6,
-            "parts": worker.ask("parts"),
-            "about": worker.about,
-        }
-
-    def close(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
+def _start(contender: str, job: dict[str, Any], args: argparse.Namespace) -> turns.Worker:
+    """A contender, loaded and warm."""
+    if contender == "llama-server":
+        job = {**job, "program": str(upstream.program("llama-server"))}
+    python = args.torch if contender.startswith("transformers") else sys.executable
+    worker = turns.Worker(python, "media_contenders.py", {**job, "contender": contender})
+    worker.ask("warm")
+    return worker
 
 
 def measure(name: str, n: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """All contenders of one case."""
-    case = cases()[name]
+    case = cases.load("media_cases.toml")[name]
     tower = "audio" if case["kind"] == "audio" else "vision"
     with tempfile.TemporaryDirectory() as folder:
         job = {
@@ -201,32 +69,25 @@ def measure(name: str, n: int, args: argparse.Namespace) -> list[dict[str, Any]]
             "inputs": media_inputs.inputs(case, n, Path(folder)),
             "n_threads": args.threads,
         }
-        match = Match(name, job, args)
-        try:
-            match.play(args.rounds)
-            rows = match.rows(folder)
-            units = media_inputs.n_units(case, n)
-            results = {x: match.result(x, units) for x in args.contender}
-        finally:
-            match.close()
-    _compare(results, rows)
+        starts = {x: partial(_start, x, job, args) for x in args.contender}
+        match = turns.Match(name, starts)
+        match.play(args.rounds)
+    label = {"case": name, "unit": case["unit"], "n_inputs": n}
+    units = media_inputs.n_units(case, n)
+    results = {
+        contender: {**label, "contender": contender, **_figures(entry, n, units)}
+        for contender, entry in match.entries.items()
+    }
+    _compare(results, {x: entry.rows for x, entry in match.entries.items() if not entry.error})
     return list(results.values())
 
 
-def _figures(rounds: list[Round], units: float) -> dict[str, Any]:
-    seconds = [x.seconds for x in rounds]
-    median = statistics.median(seconds)
-    return {
-        "units": units,
-        "units_per_s": units / median,
-        "seconds": seconds,
-        "median_s": median,
-        "least_s": min(seconds),
-        "most_s": max(seconds),
-        "cpu_s": statistics.median(x.cpu_s for x in rounds),
-        "other_cores": statistics.median(x.other_cores for x in rounds),
-        "n_tokens": rounds[-1].n_tokens or float("nan"),
-    }
+def _figures(entry: turns.Entry, n: int, units: float) -> dict[str, Any]:
+    found = entry.figures()
+    if "error" in found:
+        return found
+    n_tokens = found["n_tokens"] / n if found["n_tokens"] else float("nan")
+    return {**found, "units": units, "units_per_s": units / found["median_s"], "n_tokens": n_tokens}
 
 
 def _compare(results: dict[str, dict[str, Any]], rows: dict[str, np.ndarray]) -> None:
@@ -244,7 +105,7 @@ def _compare(results: dict[str, dict[str, Any]], rows: dict[str, np.ndarray]) ->
 
 
 def arguments() -> argparse.Namespace:
-    known = cases()
+    known = cases.load("media_cases.toml")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", help=f"one or several of: {','.join(known)}")
     parser.add_argument("--model", default="omni-small", choices=["omni-small", "omni-nano"])
@@ -286,7 +147,7 @@ def _found(args: argparse.Namespace) -> list[str]:
 def main() -> int:
     args = arguments()
     if "llama-server" in args.contender:
-        llama_server.build()
+        upstream.program("llama-server")  # built before anything is measured
     results: list[dict[str, Any]] = []
     path = None
     given = [re.sub(r"[^,=]*/", "", arg) for arg in sys.argv[1:]]

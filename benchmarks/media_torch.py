@@ -7,22 +7,16 @@ ggembed, so that it can run in an environment of its own.
 
 from __future__ import annotations
 
-import re
 import wave
 from typing import Any
 
-import gguf
 import numpy as np
+import serve
 import torch
+import torch_text
 import transformers
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    EuroBertConfig,
-    EuroBertModel,
-    Qwen3Config,
-    Qwen3Model,
-    WhisperFeatureExtractor,
-)
+from torch_text import File, renamed
+from transformers import WhisperFeatureExtractor
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
     Qwen2_5OmniAudioEncoderConfig,
 )
@@ -34,18 +28,6 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 Part = dict[str, str]
 
 _MIN_PIXELS, _MAX_PIXELS = 262_144, 1_310_720
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)  # that of Qwen2
-
-_TEXT_NAMES = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}  # fmt: skip
 _VISION_NAMES = {
     "ln1": "norm1", "ln2": "norm2", "attn_qkv": "attn.qkv", "attn_out": "attn.proj",
     "ffn_up": "mlp.linear_fc1", "ffn_down": "mlp.linear_fc2",
@@ -56,76 +38,18 @@ _AUDIO_NAMES = {
     "ffn_up": "fc1", "ffn_down": "fc2",
 }  # fmt: skip
 _OTHERS = {
-    "token_embd": "embed_tokens", "output_norm": "norm", "v.position_embd": "pos_embed",
+    "v.position_embd": "pos_embed",
     "v.post_ln": "merger.norm", "mm.0": "merger.linear_fc1", "mm.2": "merger.linear_fc2",
     "a.conv1d.1": "conv1", "a.conv1d.2": "conv2", "a.post_ln": "ln_post", "mm.a.fc": "proj",
 }  # fmt: skip
 
 
-class _File:
-    """Metadata and weights of a GGUF file."""
-
-    def __init__(self, path: str) -> None:
-        self._reader = gguf.GGUFReader(path)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._reader.fields[key].contents()
-
-    def get(self, key: str) -> Any:
-        return self[key] if key in self._reader.fields else None
-
-    def weights(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """All tensors, under their own names."""
-        return {
-            tensor.name: torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=dtype)
-            for tensor in self._reader.tensors
-        }
-
-
-def _renamed(weights: dict[str, torch.Tensor], layers: str, names: dict[str, str]) -> dict:
-    """The tensors under the names of transformers."""
-    result = {}
-    for name, tensor in weights.items():
-        stem, _, ending = name.rpartition(".")
-        if match := re.fullmatch(r"(?:[va]\.)?blk\.(\d+)\.(\w+)", stem):
-            result[f"{layers}.{match[1]}.{names[match[2]]}.{ending}"] = tensor
-        elif stem in _OTHERS:
-            result[f"{_OTHERS[stem]}.{ending}"] = tensor
-    return result
-
-
 def _load(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     unused = ("audio_bos_eos_token.weight", "positional_embedding.positional_embedding")
-    if unexpected or any(name not in unused for name in missing):
-        raise ValueError(f"weights do not match: {missing}, {unexpected}")
-    return model.eval()
+    return torch_text.load(model, weights, unused)
 
 
-def _text_model(file: _File, dtype: torch.dtype) -> torch.nn.Module:
-    arch = file["general.architecture"]
-    common = {
-        "vocab_size": len(file["tokenizer.ggml.tokens"]),
-        "hidden_size": file[f"{arch}.embedding_length"],
-        "intermediate_size": file[f"{arch}.feed_forward_length"],
-        "num_hidden_layers": file[f"{arch}.block_count"],
-        "num_attention_heads": file[f"{arch}.attention.head_count"],
-        "num_key_value_heads": file[f"{arch}.attention.head_count_kv"],
-        "head_dim": file[f"{arch}.attention.key_length"],
-        "rms_norm_eps": file[f"{arch}.attention.layer_norm_rms_epsilon"],
-        "max_position_embeddings": file[f"{arch}.context_length"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": file[f"{arch}.rope.freq_base"]},
-        "dtype": dtype,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-    }
-    qwen3 = arch == "qwen3"
-    model = Qwen3Model(Qwen3Config(**common)) if qwen3 else EuroBertModel(EuroBertConfig(**common))
-    return _load(model, _renamed(file.weights(dtype), "layers", _TEXT_NAMES))
-
-
-def _vision_tower(file: _File, dtype: torch.dtype) -> torch.nn.Module:
+def _vision_tower(file: File, dtype: torch.dtype) -> torch.nn.Module:
     config = Qwen3VLVisionConfig(
         depth=file["clip.vision.block_count"],
         hidden_size=file["clip.vision.embedding_length"],
@@ -139,13 +63,13 @@ def _vision_tower(file: _File, dtype: torch.dtype) -> torch.nn.Module:
     )
     weights = file.weights(dtype)
     halves = weights.pop("v.patch_embd.weight"), weights.pop("v.patch_embd.weight.1")
-    named = _renamed(weights, "blocks", _VISION_NAMES)
+    named = renamed(weights, "blocks", _VISION_NAMES, _OTHERS)
     named["patch_embed.proj.weight"] = torch.stack(halves, dim=2)
     named["patch_embed.proj.bias"] = weights["v.patch_embd.bias"]
     return _load(Qwen3VLVisionModel(config), named)
 
 
-def _audio_tower(file: _File, dtype: torch.dtype) -> torch.nn.Module:
+def _audio_tower(file: File, dtype: torch.dtype) -> torch.nn.Module:
     config = Qwen2_5OmniAudioEncoderConfig(
         num_mel_bins=file["clip.audio.num_mel_bins"],
         encoder_layers=file["clip.audio.block_count"],
@@ -159,10 +83,10 @@ def _audio_tower(file: _File, dtype: torch.dtype) -> torch.nn.Module:
     weights = file.weights(dtype)
     for name in ("a.conv1d.1.bias", "a.conv1d.2.bias"):
         weights[name] = weights[name].flatten()
-    return _load(Qwen2_5OmniAudioEncoder(config), _renamed(weights, "layers", _AUDIO_NAMES))
+    return _load(Qwen2_5OmniAudioEncoder(config), renamed(weights, "layers", _AUDIO_NAMES, _OTHERS))
 
 
-class Transformers:
+class Transformers(serve.Plain):
     """All media of a call go through the encoder at once, inputs of a length through the text."""
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -170,8 +94,8 @@ class Transformers:
             torch.set_num_threads(job["n_threads"])
         self._dtype = torch.bfloat16 if job["contender"].endswith("bf16") else torch.float32
         torch.set_default_dtype(self._dtype)
-        text, tower = _File(job["model"]), _File(job["mmproj"])
-        self._text = _text_model(text, self._dtype)
+        text, tower = File(job["model"]), File(job["mmproj"])
+        self._text = torch_text.text_model(text, self._dtype)
         self._is_audio = bool(tower.get("clip.has_audio_encoder"))
         self._tower = (_audio_tower if self._is_audio else _vision_tower)(tower, self._dtype)
         self._processor = Qwen2VLImageProcessorPil(
@@ -180,20 +104,10 @@ class Transformers:
         )  # fmt: skip
         self._mel = WhisperFeatureExtractor(feature_size=128)
         self._ids = {token: i for i, token in enumerate(text["tokenizer.ggml.tokens"])}
-        self._tokenizer = Tokenizer(
-            models.BPE(self._ids, [tuple(m.split(" ")) for m in text["tokenizer.ggml.merges"]])
-        )
-        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        self._tokenizer.decoder = decoders.ByteLevel()
+        self._tokenizer = torch_text.tokenizer(text)
         self._end = []
         if text.get("tokenizer.ggml.add_eos_token"):
             self._end = [text["tokenizer.ggml.eos_token_id"]]
-        self.n_tokens: list[int] = []
 
     def encode(self, inputs: list[list[Part]]) -> np.ndarray:
         with torch.inference_mode():
@@ -269,21 +183,12 @@ class Transformers:
         ).last_hidden_state
         return rows.split([(n + 1) // 4 for n in lengths])
 
-    def parts(self, inputs: list[list[Part]]) -> dict[str, float]:  # noqa: ARG002
-        return {}
-
     def describe(self) -> dict[str, Any]:
         return {
             "version": f"transformers {transformers.__version__}, torch {torch.__version__}",
             "dtype": str(self._dtype).removeprefix("torch."),
             "n_threads": torch.get_num_threads(),
         }
-
-    def pids(self) -> list[int]:
-        return []
-
-    def close(self) -> None:
-        pass
 
 
 def _samples(path: str) -> np.ndarray:
