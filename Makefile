@@ -4,7 +4,7 @@ TORCH ?= $(PYTHON)
 export PATH := $(dir $(realpath $(shell command -v $(PYTHON)))):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: build test test-parity bench bench-media lint format asan tsan tidy fuzz wheel sdist vendor clean
+.PHONY: build test test-parity bench bench-media bench-peers lint format asan tsan tidy fuzz wheel sdist vendor clean
 
 build:        # editable install; also rebuilds the library
 	SKBUILD_CMAKE_DEFINE=GGEMBED_BUILD_TESTS=ON $(PYTHON) -m pip install --no-build-isolation --no-deps -e .
@@ -17,6 +17,9 @@ test-parity: build
 
 bench: build
 	$(PYTHON) benchmarks/bench.py
+
+bench-peers: build   # TORCH as below; what the peers need is built the first time, some 20 minutes on two cores
+	$(PYTHON) benchmarks/bench_peers.py --quick --torch $(TORCH)
 
 bench-media: build   # TORCH is a Python with torch and transformers, which are left out without one
 	$(PYTHON) benchmarks/bench_media.py --quick --torch $(TORCH)

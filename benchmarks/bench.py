@@ -4,8 +4,8 @@
     python benchmarks/bench.py --model v5-small-q8_0 --case short,mixed
     python benchmarks/bench.py --model path/to/model.gguf
 
-Every case runs in a process of its own: memory peaks are then its own, and a contender that
-fails takes no other with it. This process imports nothing large.
+Every case runs in a process of its own: memory peaks are then its own, and one that fails takes no
+other with it. This process imports nothing large. bench_peers.py compares with other programs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import cases
 import report
 
 LARGE = 200_000_000
 DEFAULT_MODELS = "minilm-f16,minilm-q8_0"
-
-
-def cases() -> dict[str, dict[str, Any]]:
-    """The content of cases.toml."""
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    return tomllib.loads(Path(__file__).with_name("cases.toml").read_text("utf-8"))
 
 
 def peak_bytes() -> int:
@@ -49,7 +41,7 @@ def peak_bytes() -> int:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """One contender, one model, one case, in this process."""
+    """One model, one case, in this process."""
     import contenders
     import corpus
     import models
@@ -58,23 +50,23 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     name = job["model"]
     path = Path(name) if name.endswith(".gguf") else models.path_of(name)
     start = time.perf_counter()
-    contender = contenders.CONTENDERS[job["contender"]](
-        path, n_threads=job["n_threads"], device=job["device"]
-    )
+    contender = contenders.GGEmbed({**job, "model": str(path)})
     load_s = time.perf_counter() - start
     about = contender.describe()
-    case = cases()[job["case"]]
+    case = cases.load("cases.toml")[job["case"]]
     large = about.get("n_params", 0) > LARGE
     n_texts = job["n_texts"] or case["n_texts_large" if large else "n_texts"]
     wanted = corpus.lengths(case, n_texts, about["n_ctx"])
     texts = corpus.texts(wanted, contender.count_tokens)
     n_tokens = sum(contender.count_tokens(texts))
+    per_call = case.get("per_call", n_texts)
+    calls = [texts[i : i + per_call] for i in range(0, n_texts, per_call)]
 
     contender.encode(texts[:1])
     seconds = []
     for _ in range(job["repeat"]):
         start = time.perf_counter()
-        rows = contender.encode(texts)
+        rows = np.concatenate([contender.encode(call) for call in calls])
         seconds.append(time.perf_counter() - start)
     peak = peak_bytes()
 
@@ -101,7 +93,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 def label(job: dict[str, Any]) -> dict[str, Any]:
     """What names a result; of a path only the file's name."""
-    return {**{k: job[k] for k in ("contender", "case")}, "model": Path(job["model"]).name}
+    return {"contender": "ggembed", "case": job["case"], "model": Path(job["model"]).name}
 
 
 def run_apart(job: dict[str, Any]) -> dict[str, Any]:
@@ -116,15 +108,14 @@ def run_apart(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def arguments() -> argparse.Namespace:
-    known = cases()
+    known = cases.load("cases.toml")
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog="Names of models: python benchmarks/models.py --list; or the path of a GGUF file.",
     )
     parser.add_argument("--case", default=",".join(known), help="one or several of: %(default)s")
     parser.add_argument("--model", default=DEFAULT_MODELS, help="default: %(default)s")
-    parser.add_argument("--contender", default="ggembed", help="default: %(default)s")
-    parser.add_argument("--threads", type=int, help="default: what the contender chooses")
+    parser.add_argument("--threads", type=int, help="default: what ggembed chooses")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     parser.add_argument("--texts", type=int, help="number of texts, instead of the case's own")
     parser.add_argument("--repeat", type=int, default=3, help="the best of %(default)s counts")
@@ -145,18 +136,16 @@ def main() -> int:
     results = []
     for model in args.model.split(","):
         for case in args.case.split(","):
-            for contender in args.contender.split(","):
-                job = {
-                    "contender": contender,
-                    "model": model,
-                    "case": case,
-                    "n_threads": args.threads,
-                    "device": args.device,
-                    "n_texts": args.texts,
-                    "repeat": args.repeat,
-                }
-                print(f"{contender} {model} {case} ...", file=sys.stderr, flush=True)
-                results.append(run_apart(job))
+            job = {
+                "model": model,
+                "case": case,
+                "n_threads": args.threads,
+                "device": args.device,
+                "n_texts": args.texts,
+                "repeat": args.repeat,
+            }
+            print(f"{model} {case} ...", file=sys.stderr, flush=True)
+            results.append(run_apart(job))
     print(report.table(results))
     if not args.no_save and any("error" not in result for result in results):
         path = report.save(results, [re.sub(r"[^,=]*/", "", arg) for arg in sys.argv[1:]])

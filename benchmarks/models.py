@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -303,6 +304,17 @@ def path_of(name: str) -> Path:
         partial = target.with_suffix(".partial")
         writer(name, partial)
         partial.replace(target)
+    return target
+
+
+def minilm_folder() -> Path:
+    """The files of all-MiniLM-L6-v2 as its authors published them, fetched once."""
+    target = demo_model.cache_folder() / "bench" / "minilm"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            found = demo_model._unpack(demo_model._download(Path(folder)), Path(folder) / "model")
+            found.rename(target)
     return target
 
 
