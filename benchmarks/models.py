@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus
+import ggembed
 import gguf
 import numpy as np
 from ggembed import demo_model
@@ -96,7 +97,7 @@ TOWERS: dict[str, TowerShape] = {  # jina-embeddings-v5-omni-small and -nano
 }
 
 FILE_TYPES = {"f16": 1, "bf16": 32, "q8_0": 7, "q4_k_m": 15}
-MINILM = {"minilm-f32": "F32", "minilm-f16": "F16", "minilm-q8_0": "Q8_0"}
+MINILM = {"minilm-f32": "F32", "minilm-f16": "F16", "minilm-q8_0": "Q8_0", "minilm-bf16": "BF16"}
 NAMES = (*MINILM, *(f"{shape}-{kind}" for shape in SHAPES for kind in FILE_TYPES), *TOWERS)
 
 
@@ -293,11 +294,18 @@ def write(name: str, path: Path) -> None:
     writer.close()
 
 
+def write_minilm(name: str, path: Path) -> None:
+    """Writes MiniLM in a type that the converter does not have."""
+    ggembed.quantize(demo_model.path("F32"), path, MINILM[name])
+
+
 def path_of(name: str) -> Path:
     """The file of a model, made or fetched when it is not in the cache folder yet."""
-    if name in MINILM:
+    if name in MINILM and name != "minilm-bf16":
         return demo_model.path(MINILM[name])
     writer: Callable[[str, Path], None] = write_tower_of if name in TOWERS else write
+    if name in MINILM:
+        writer = write_minilm
     target = demo_model.cache_folder() / "bench" / f"{name}-{REVISION}.gguf"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
