@@ -388,7 +388,7 @@ private:
         if (tile_ > 0) {
             size_t n_missing = round_up(n_wanted(output_), tile_) - n_wanted(output_);
             for (size_t i = n_padded; n_missing > 0 && i-- > 0;) {
-                n_missing -= output_[i] == 0 ? 1 : 0;
+                n_missing -= output_[i] == 0 ? size_t{1} : size_t{0};
                 output_[i] = 1;
             }
         } else {

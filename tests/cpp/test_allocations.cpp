@@ -7,6 +7,11 @@
 #include <cstdlib>
 #include <new>
 
+// GCC sees free() behind a delete that it inlines, but not malloc() behind the new.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+#endif
+
 namespace {
 
 std::atomic<int64_t> n_in_process{0};
