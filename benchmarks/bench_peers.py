@@ -38,7 +38,8 @@ from environments import UnavailableError
 
 CONTENDERS = tuple(contenders.CLASSES)
 FIRST, REFERENCE = CONTENDERS[0], "sentence-transformers-f32"
-QUICK = {"minilm-f16": "", "v5-small-q4_k_m": "mixed"}  # with all cases, or with these
+QUICK = {"minilm-f16": "short,mixed,single", "v5-small-q4_k_m": "mixed"}
+QUICK_TEXTS = 8  # of a large model, so that it ends within a quarter of an hour
 FULL = (
     "minilm-f16",
     "minilm-q8_0",
@@ -90,6 +91,7 @@ class Subject:
         """What the jobs of all contenders have in common."""
         return {
             "inputs": self.texts,
+            "n_tokens": sum(self.facts.n_tokens),
             "per_call": self.facts.per_call,
             "pooling": self.facts.pooling,
             "n_ctx": self.n_ctx,
@@ -106,6 +108,8 @@ def subject(model: str, name: str, args: argparse.Namespace) -> Subject:
     with Embedder(path, n_threads=args.threads) as embedder:
         info = embedder.info()
         n_texts = args.texts or case["n_texts_large" if info.n_params > LARGE else "n_texts"]
+        if args.quick and info.n_params > LARGE:
+            n_texts = min(n_texts, QUICK_TEXTS)
         wanted = corpus.lengths(case, n_texts, info.n_ctx)
         texts = corpus.texts(wanted, embedder.count_tokens)
         n_tokens = [int(n) for n in embedder.count_tokens(texts)]
@@ -321,7 +325,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--texts", type=int, help="number of texts, instead of the case's own")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="MiniLM, and v5-small on mixed texts")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small set, below 15 minutes on two cores"
+    )
     parser.add_argument("--label", default="", help="goes into the names of the result files")
     parser.add_argument("--no-save", action="store_true", help="write no files")
     args = parser.parse_args()

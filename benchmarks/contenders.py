@@ -9,6 +9,7 @@ A job names the model twice: `model` is the GGUF file, `folder` what the peers i
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -105,13 +106,11 @@ class LlamaEmbedding(serve.Plain):
 
     What counts is from its line about the second batch to the first row that it prints: neither
     loading nor tokenising is held against it, nor the first batch, in which memory is touched for
-    the first time. A list that makes less than three batches, or takes less than two seconds, is
-    given to the program several times over.
+    the first time. A list that makes less than three batches is given to it several times over.
     """
 
     _SEPARATOR = "<#text#>"
-    _LEAST_BATCHES = 3
-    _LEAST_S = 2.0
+    _LEAST_BATCHES = 2.5
     _MOST_TIMES = 16
 
     def __init__(self, job: Job) -> None:
@@ -123,27 +122,25 @@ class LlamaEmbedding(serve.Plain):
         self._command += [*device_options(job), "--no-escape", "--embd-output-format", "raw"]
         self._command += ["--embd-separator", self._SEPARATOR]
         self._cuda = job["device"] != "cpu"
+        self._n_tokens: int = job["n_tokens"]
         self._options: list[str] = []
         self._n_times = 1
 
     def tune(self, setting: dict[str, Any]) -> None:
         self._options = setting["options"]
-        self._n_times = 1
+        n_batch = int(self._options[self._options.index("-b") + 1])
+        wanted = math.ceil(self._LEAST_BATCHES * n_batch / self._n_tokens)
+        self._n_times = min(wanted, self._MOST_TIMES)
 
     def encode(self, inputs: list[str]) -> np.ndarray:
-        rows, seconds, batches = self._run(inputs, self._n_times)
-        if self._n_times == 1 and len(inputs) > 1:
-            by_batches = -(-self._LEAST_BATCHES // len(batches))
-            by_time = int(self._LEAST_S / seconds) + 1
-            self._n_times = min(max(by_batches, by_time), self._MOST_TIMES)
-            if self._n_times > 1:
-                rows, seconds, batches = self._run(inputs, self._n_times)
-        self.seconds = seconds / self._n_times
-        self.n_tokens = [sum(batches) / self._n_times / len(inputs)] * len(inputs)
+        n_times = self._n_times if len(inputs) > 1 else 1
+        rows, seconds, n_tokens = self._run(inputs, n_times)
+        self.seconds = seconds / n_times
+        self.n_tokens = [n_tokens / n_times / len(inputs)] * len(inputs)
         return rows
 
-    def _run(self, texts: list[str], n_times: int) -> tuple[np.ndarray, float, list[int]]:
-        """Rows of the texts, seconds of computing them n_times, and the tokens of each batch."""
+    def _run(self, texts: list[str], n_times: int) -> tuple[np.ndarray, float, int]:
+        """Rows of the texts, seconds of computing them n_times, and their tokens."""
         with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
             file.write(self._SEPARATOR.join(texts * n_times))
             file.flush()
@@ -170,7 +167,7 @@ class LlamaEmbedding(serve.Plain):
         counted = batches[1:] or batches
         share = sum(n_tokens[-len(counted) :]) / sum(n_tokens)
         seconds = (end - counted[0][0]) / share
-        return np.array([x.split() for x in lines], np.float32), seconds, n_tokens
+        return np.array([x.split() for x in lines], np.float32), seconds, sum(n_tokens)
 
     def describe(self) -> dict[str, Any]:
         import upstream
