@@ -325,9 +325,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--texts", type=int, help="number of texts, instead of the case's own")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument(
-        "--quick", action="store_true", help="a small set, below 15 minutes on two cores"
-    )
+    parser.add_argument("--quick", action="store_true", help="a small set of models and cases")
     parser.add_argument("--label", default="", help="goes into the names of the result files")
     parser.add_argument("--no-save", action="store_true", help="write no files")
     args = parser.parse_args()
