@@ -169,12 +169,22 @@ std::vector<UpstreamDevice> find_devices() {
     return gpus;
 }
 
-// ---------------------------------------------------------------- session
-
-struct FreeThreadpool {
-    void operator()(ggml_threadpool *p) const noexcept { ggml_threadpool_free(p); }
-};
 } // namespace
+
+ThreadpoolPtr make_threadpool(int32_t n_threads) {
+    if (n_threads <= 1) {
+        return {};
+    }
+    ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
+    params.poll = 1; // milliseconds: the way to the next micro-batch, but not to the next call (upstream's 50: 0.1 s)
+    ThreadpoolPtr pool(ggml_threadpool_new(&params));
+    if (!pool) {
+        throw Error(GGE_E_MEMORY, "cannot start " + std::to_string(n_threads) + " threads");
+    }
+    return pool;
+}
+
+// ---------------------------------------------------------------- session
 
 namespace {
 
@@ -285,12 +295,8 @@ public:
             throw upstream_error(GGE_E_FORMAT, "the compute state cannot be made", lines);
         }
         n_ubatch_ = llama_n_ubatch(context_.get());
-        if (options.n_threads > 1) {
-            ggml_threadpool_params params = ggml_threadpool_params_default(options.n_threads);
-            threadpool_.reset(ggml_threadpool_new(&params));
-            if (!threadpool_) {
-                throw Error(GGE_E_MEMORY, "cannot start " + std::to_string(options.n_threads) + " threads");
-            }
+        threadpool_ = make_threadpool(options.n_threads);
+        if (threadpool_) {
             llama_attach_threadpool(context_.get(), threadpool_.get(), threadpool_.get());
         }
     }
@@ -480,7 +486,7 @@ private:
     std::vector<int32_t> n_sequences_;
     std::vector<llama_seq_id *> sequence_of_;
     std::vector<int8_t> output_;
-    std::unique_ptr<ggml_threadpool, FreeThreadpool> threadpool_; // outlives the context
+    ThreadpoolPtr threadpool_; // outlives the context
     ContextPtr context_;
 };
 

@@ -59,9 +59,16 @@ struct FreeContext {
 struct FreeGguf {
     void operator()(gguf_context *p) const noexcept { gguf_free(p); }
 };
+struct FreeThreadpool {
+    void operator()(ggml_threadpool *p) const noexcept { ggml_threadpool_free(p); }
+};
 using ModelPtr = std::unique_ptr<llama_model, FreeModel>;
 using ContextPtr = std::unique_ptr<llama_context, FreeContext>;
 using GgufPtr = std::unique_ptr<gguf_context, FreeGguf>;
+using ThreadpoolPtr = std::unique_ptr<ggml_threadpool, FreeThreadpool>; // outlives what it is attached to
+
+// The threads of a CPU backend; none for one thread, which is the caller's. Throws Error.
+ThreadpoolPtr make_threadpool(int32_t n_threads);
 
 // ---------------------------------------------------------------- backend_llama.cpp
 

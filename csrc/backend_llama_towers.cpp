@@ -273,9 +273,6 @@ struct FreeBackend {
 struct FreeScheduler {
     void operator()(ggml_backend_sched *p) const noexcept { ggml_backend_sched_free(p); }
 };
-struct FreeThreads {
-    void operator()(ggml_threadpool *p) const noexcept { ggml_threadpool_free(p); }
-};
 
 // Where graphs run: the device, if it is not the CPU, and the CPU for what the device lacks.
 class Runner {
@@ -356,13 +353,9 @@ public:
     Session(const Encoder &encoder, ggml_backend_dev_t device, int32_t n_threads)
         : encoder_(encoder), device_(device), runner_(device) {
         ggml_backend_cpu_set_n_threads(runner_.cpu(), n_threads);
-        if (n_threads > 1) {
-            ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
-            threads_.reset(ggml_threadpool_new(&params));
-            if (!threads_) {
-                throw Error(GGE_E_MEMORY, "cannot start " + std::to_string(n_threads) + " threads");
-            }
-            ggml_backend_cpu_set_threadpool(runner_.cpu(), threads_.get());
+        threadpool_ = make_threadpool(n_threads);
+        if (threadpool_) {
+            ggml_backend_cpu_set_threadpool(runner_.cpu(), threadpool_.get());
         }
         ggml_backend_cpu_set_abort_callback(
             runner_.cpu(),
@@ -396,7 +389,7 @@ public:
         } catch (const UpstreamAbort &e) {
             runner_.abandon();
             static_cast<void>(graph.release()); // some threads may still be in the middle of it
-            static_cast<void>(threads_.release());
+            static_cast<void>(threadpool_.release());
             abort_ = nullptr;
             throw Error(GGE_E_INTERNAL, e.what());
         } catch (...) {
@@ -449,7 +442,7 @@ private:
     const Encoder &encoder_;
     ggml_backend_dev_t device_;
     const std::atomic<bool> *abort_ = nullptr;              // set while computing
-    std::unique_ptr<ggml_threadpool, FreeThreads> threads_; // outlives the backends
+    ThreadpoolPtr threadpool_; // outlives the backends
     Runner runner_;
     int64_t input_bytes_ = 0; // most of a pass so far
     std::vector<float> rows_;

@@ -7,6 +7,7 @@ import gc
 import pickle
 import sys
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -183,3 +184,15 @@ def test_tokens_of_one_call_may_outlive_the_embedder(tiny):
     assert ids.sum() > 0
     assert all(np.isfinite(row).all() for row in rows)
     assert sys.getrefcount(ids) < 10
+
+
+def test_threads_sleep_between_calls(tiny):
+    """A service must not pay for its pauses: upstream's threads spin for a tenth of a second after each call."""
+    with Embedder(tiny("bert-mean"), n_threads=2) as embedder:
+        spent = []
+        for _ in range(3):
+            embedder.encode("a few words")
+            start = time.process_time()
+            time.sleep(0.3)
+            spent.append(time.process_time() - start)
+    assert min(spent) < 0.04
