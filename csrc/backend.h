@@ -169,6 +169,9 @@ public:
 
     // What it and its model hold.
     virtual gge_memory memory() const = 0;
+
+    // How many batches so far ran on the graph of the batch before them.
+    virtual int64_t n_graphs_reused() const = 0;
 };
 
 // Weights and vocabulary; immutable, for any number of threads.

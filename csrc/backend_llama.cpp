@@ -355,6 +355,8 @@ public:
 
     gge_memory memory() const override { return memory_of(context_.get(), n_outputs_); }
 
+    int64_t n_graphs_reused() const override { return llama_perf_context(context_.get()).n_reused; }
+
 private:
     void use_adapters(std::vector<llama_adapter_lora *> adapters, float scale) {
         std::vector<float> scales(adapters.size(), scale);

@@ -196,6 +196,7 @@ public:
         return bytes;
     }
 
+    int64_t n_graphs_reused() const { return session_->n_graphs_reused(); }
     bool has_mrope() const { return model_->facts().has_mrope; }
     std::string cannot_take_rows() const { return model_->facts().cannot_take_rows; }
 
@@ -275,6 +276,7 @@ PYBIND11_MODULE(_ggembed_internals, m) {
              py::arg("plain") = false, py::arg("streams") = false, py::arg("flash_attention") = true)
         .def_property_readonly("cacheless", &Compute::cacheless)
         .def_property_readonly("memory", &Compute::memory)
+        .def_property_readonly("n_graphs_reused", &Compute::n_graphs_reused)
         .def_property_readonly("has_mrope", &Compute::has_mrope)
         .def_property_readonly("cannot_take_rows", &Compute::cannot_take_rows)
         .def("token_rows", &Compute::token_rows, py::arg("ids"))

@@ -79,6 +79,7 @@ public:
     void use_adapter(int32_t adapter, float scale) override { shift_ = 1000.0F * static_cast<float>(adapter) * scale; }
 
     gge_memory memory() const override { return {}; }
+    int64_t n_graphs_reused() const override { return 0; }
 
     const float *compute(const gge::TokenBatch &batch, const std::atomic<bool> &abort) override {
         const size_t n = batch.ids.size();

@@ -72,6 +72,7 @@ public:
     void use_adapter(int32_t adapter, float scale) override { inner_->use_adapter(adapter, scale); }
 
     gge_memory memory() const override { return inner_->memory(); }
+    int64_t n_graphs_reused() const override { return inner_->n_graphs_reused(); }
 
     const float *compute(const gge::TokenBatch &batch, const std::atomic<bool> &abort) override {
         if (Faults::all().idle) {

@@ -154,6 +154,19 @@ def test_a_sequence_among_strangers_has_the_bits_that_it_has_alone(name, open_mo
         np.testing.assert_array_equal(together[end - length : end], alone)
 
 
+@pytest.mark.parametrize("name", [n for n in (*DECODERS, *ENCODERS) if n not in NOT_CACHELESS])
+def test_batches_of_one_size_share_a_graph(name, open_model):
+    compute = open_model(name)
+    first = compute.run(*batch((7, 5, 4)))
+    assert compute.n_graphs_reused == 0
+    for lengths in ((8, 8), (16,), (1, 15), (7, 5, 4)):  # the sequences may be others
+        last = compute.run(*batch(lengths))
+    assert compute.n_graphs_reused == 4
+    np.testing.assert_array_equal(first, last)
+    compute.run(*batch((24,)))
+    assert compute.n_graphs_reused == 4
+
+
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
 def test_no_cache_where_attention_is_plain(name, open_model):
     compute = open_model(name)
