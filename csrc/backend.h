@@ -58,6 +58,7 @@ struct ModelFacts {
     int32_t n_adapters = 0;
     std::set<int32_t> token_adapters; // of these, those that change the rows of tokens; numbered from 1
     int32_t n_gpu_layers = 0;
+    std::string cpu_kernels; // our own that weights are held for
     int64_t n_params = 0;
     int64_t tensor_bytes = 0;
     int64_t file_bytes = 0;

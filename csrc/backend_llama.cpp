@@ -103,6 +103,7 @@ void init_upstream() {
         check_cpu();
         ggml_set_abort_callback(on_upstream_abort);
         llama_log_set(on_upstream_log, nullptr);
+        add_cpu_kernels();
         llama_backend_init();
     });
 }
@@ -924,6 +925,7 @@ OpenedModel open_model(const std::string &path, const Device &device, const Load
 
     const ErrorLines lines;
     const Shield shield;
+    const CpuKernels kernels(options.cpu_kernels);
     try {
         opened.model.reset(llama_model_load_from_file(path.c_str(), p));
     } catch (const std::bad_alloc &) {
@@ -940,6 +942,7 @@ OpenedModel open_model(const std::string &path, const Device &device, const Load
     if (!without_weights) {
         load_adapters(opened.model.get(), opened.adapters);
     }
+    opened.cpu_kernels = CpuKernels::used();
     const int32_t n_layers = llama_model_n_layer(opened.model.get()) + 1; // upstream counts the output layer too
     opened.n_gpu_layers = p.n_gpu_layers < 0 ? n_layers : std::min(p.n_gpu_layers, n_layers);
     return opened;
@@ -960,6 +963,7 @@ std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const De
     }
     loaded->load(options, device); // its errors name the projector file
     loaded->facts().n_gpu_layers = opened.n_gpu_layers;
+    loaded->facts().cpu_kernels = opened.cpu_kernels;
     loaded->facts().file_bytes = opened.files.bytes;
     return loaded;
 }

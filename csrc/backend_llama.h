@@ -101,6 +101,7 @@ struct OpenedModel {
     ModelPtr model;
     std::vector<Adapter> adapters; // freed with the model; not loaded without weights
     int32_t n_gpu_layers = 0;
+    std::string cpu_kernels;
 };
 
 // Checks the files and has upstream load them; without_weights: the tensors exist, but have no memory.
@@ -126,6 +127,23 @@ void read_head(const llama_model *model, const Shapes &tensors, ModelFacts &fact
 
 // The ggml op that computes packed attention on the CPU. userdata: llama_packed_attention.
 void attend_packed(ggml_tensor *out, int i_thread, int n_threads, void *userdata);
+
+// ---------------------------------------------------------------- backend_llama_matmul.cpp
+
+// Has upstream put weights where our kernels multiply them, where there is one for the CPU. Before the first model.
+void add_cpu_kernels();
+
+// While it lives, it says whether the weights of models that this thread loads may be put there.
+class CpuKernels {
+public:
+    explicit CpuKernels(bool allowed) noexcept;
+    ~CpuKernels();
+    CpuKernels(const CpuKernels &) = delete;
+    CpuKernels &operator=(const CpuKernels &) = delete;
+
+    // The kernels that weights were packed for since, separated by ", ".
+    static std::string used();
+};
 
 // ---------------------------------------------------------------- backend_llama_files.cpp
 

@@ -441,8 +441,8 @@ private:
 
     const Encoder &encoder_;
     ggml_backend_dev_t device_;
-    const std::atomic<bool> *abort_ = nullptr;              // set while computing
-    ThreadpoolPtr threadpool_; // outlives the backends
+    const std::atomic<bool> *abort_ = nullptr; // set while computing
+    ThreadpoolPtr threadpool_;                 // outlives the backends
     Runner runner_;
     int64_t input_bytes_ = 0; // most of a pass so far
     std::vector<float> rows_;

@@ -6,5 +6,6 @@
 #include <pybind11/stl.h>
 
 void bind_attention(pybind11::module_ &m);
+void bind_matmul(pybind11::module_ &m);
 void bind_media(pybind11::module_ &m);
 void bind_towers(pybind11::module_ &m);

@@ -89,6 +89,7 @@ gge_model_info Model::info() const {
     copy_string(info.tokenizer, f.tokenizer);
     copy_string(info.device, device_.device.name);
     copy_string(info.device_reason, device_.reason);
+    copy_string(info.cpu_kernels, f.cpu_kernels);
     return info;
 }
 

@@ -63,6 +63,7 @@ LoadOptions read_options(const gge_model_options *opts) {
     r.device = o.device == nullptr || o.device[0] == '\0' ? "auto" : o.device;
     r.n_gpu_layers = o.n_gpu_layers;
     r.mmap = read_switch("mmap", o.mmap, true);
+    r.cpu_kernels = read_switch("cpu_kernels", o.cpu_kernels, true);
     check_range("n_adapters", o.n_adapters, 0, 1024);
     r.adapters = read_strings("adapters", o.adapters, o.n_adapters);
     check_range("n_mmproj", o.n_mmproj, 0, 2);

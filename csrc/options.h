@@ -39,6 +39,7 @@ struct LoadOptions {
     std::string device; // never empty
     int32_t n_gpu_layers = 0;
     bool mmap = true;
+    bool cpu_kernels = true; // our own on the CPU
     std::vector<std::string> adapters;
     std::vector<std::string> mmproj;
     Callbacks callbacks;

@@ -39,7 +39,7 @@
 #define GGE_VERSION_PATCH 0
 
 /* The ABI this header describes, and the oldest caller that a library built from it accepts. */
-#define GGE_ABI_VERSION 4
+#define GGE_ABI_VERSION 5
 #define GGE_ABI_OLDEST 3
 
 #if defined(__GNUC__) && !defined(_WIN32)
@@ -166,6 +166,9 @@ typedef struct gge_model_options {
     int32_t n_mmproj;
     const char *const *mmproj; /* [n_mmproj] GGUF files of projectors, which turn images or audio into rows of the
                                   model: at most one for each modality; one file may hold both. Borrowed during the call */
+    gge_switch cpu_kernels;    /* on the CPU, multiply by ggembed's own kernels where there are some for the weights and
+                                  the CPU, which hold the weights in an order of their own; off: llama.cpp's; default on */
+    int32_t reserved;
 } gge_model_options;
 
 /*
@@ -225,9 +228,11 @@ typedef struct gge_model_info {
     char tokenizer[32];      /* tokenizer.ggml.model: "bert", "gpt2", "llama", "t5", "none" */
     char device[64];         /* gge_device_info.name of where the weights are */
     char device_reason[128]; /* why that device was chosen */
-    int32_t n_cls_out;  /* outputs of the classification head; 0 = the file has none, or one that llama.cpp does not
+    int32_t n_cls_out;     /* outputs of the classification head; 0 = the file has none, or one that llama.cpp does not
                                 compute as its authors do: the model cannot rank */
-    int32_t n_adapters; /* adapters loaded with the model */
+    int32_t n_adapters;    /* adapters loaded with the model */
+    char cpu_kernels[128]; /* ggembed's own kernels that weights on the CPU are held for, separated by ", ":
+                                 "avx512-bf16"; empty if llama.cpp's do all */
 } gge_model_info;
 
 /* Fills *out. Statuses: GGE_E_INVALID. Any thread. */

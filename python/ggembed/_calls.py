@@ -37,6 +37,7 @@ Progress = Callable[[int, int], object]
 REFUSED = (TextTooLongError, EmptyTextError, InvalidInputError)
 BYTES_PER_TOKEN = 3  # of text, roughly
 OVERFLOWS = ("error", "truncate", "truncate_start")
+CPU_KERNELS = ("auto", "upstream")
 
 
 @dataclass

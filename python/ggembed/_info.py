@@ -26,6 +26,7 @@ _SAME = (
         "file_bytes",
         "device",
         "device_reason",
+        "cpu_kernels",
         "n_gpu_layers",
     ),
 )

@@ -306,6 +306,7 @@ class Model:
         adapters: Sequence[str] = (),
         mmproj: Sequence[str] = (),
         mmap: bool,
+        cpu_kernels: bool = True,
         progress: Progress | None,
     ) -> None:
         lib = library()
@@ -316,6 +317,7 @@ class Model:
         opts.device = device_chars
         opts.n_gpu_layers = n_gpu_layers
         opts.mmap = lib.lib.GGE_ON if mmap else lib.lib.GGE_OFF
+        opts.cpu_kernels = lib.lib.GGE_ON if cpu_kernels else lib.lib.GGE_OFF
         alive = [lib.arm(opts, call)]
         opts.adapters, opts.n_adapters = lib.paths(adapters, "adapter", alive), len(adapters)
         opts.mmproj, opts.n_mmproj = lib.paths(mmproj, "mmproj", alive), len(mmproj)
@@ -683,6 +685,7 @@ def estimate(
     *,
     device: str,
     n_gpu_layers: int,
+    cpu_kernels: bool = True,
     adapters: Sequence[str],
     mmproj: Sequence[str] = (),
     **numbers: int,
@@ -694,6 +697,7 @@ def estimate(
     model, engine = lib.struct("gge_model_options"), lib.struct("gge_engine_options")
     device_chars = ffi.new("char[]", c_string(device, "device"))
     model.device, model.n_gpu_layers = device_chars, n_gpu_layers
+    model.cpu_kernels = lib.lib.GGE_ON if cpu_kernels else lib.lib.GGE_OFF
     alive: list[Any] = []
     model.adapters, model.n_adapters = lib.paths(adapters, "adapter", alive), len(adapters)
     model.mmproj, model.n_mmproj = lib.paths(mmproj, "mmproj", alive), len(mmproj)

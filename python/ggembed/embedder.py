@@ -18,6 +18,7 @@ from . import _buffers, _media_calls, _native, hub, profiles, stream
 from . import mmproj as mmproj_files
 from ._buffers import FloatArray
 from ._calls import (
+    CPU_KERNELS,
     OVERFLOWS,
     Call,
     Progress,
@@ -40,6 +41,7 @@ from .scores import similarity
 from .types import (
     AllEncodeOptions,
     Attention,
+    CpuKernels,
     EncodeOptions,
     Input,
     Inputs,
@@ -123,6 +125,9 @@ class Embedder:
         interaction: an array, a ``.npy`` file or a ``.safetensors`` file with its bias.
     mmap : bool, optional
         Map the file instead of reading it.
+    cpu_kernels : {"auto", "upstream"}, optional
+        What multiplies on the CPU: ggembed's own kernels where there are some for this CPU and the
+        type of the weights, or llama.cpp's alone. ``info().cpu_kernels`` names those in use.
     progress : callable, optional
         Called with (bytes done, bytes in all) while the model loads.
 
@@ -169,6 +174,7 @@ class Embedder:
         media_threads: int | None = None,
         projection: str | os.PathLike[str] | npt.ArrayLike | None = None,
         mmap: bool = True,
+        cpu_kernels: CpuKernels = "auto",
         progress: Progress | None = None,
     ) -> None:
         self._handles: tuple[_native.Model, _native.Engine] | None = None
@@ -218,6 +224,7 @@ class Embedder:
             adapters=[_local(file) for file in adapter_files.values()],
             mmproj=projectors,
             mmap=mmap,
+            cpu_kernels=one_of("cpu_kernels", cpu_kernels, CPU_KERNELS) == "auto",
             progress=progress,
         )
         rules: dict[str, Any] = {

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from . import _native
 from . import mmproj as mmproj_files
-from ._calls import Progress, integer
+from ._calls import CPU_KERNELS, Progress, integer, one_of
+from .types import CpuKernels
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def estimate(
     n_threads: int | None = None,
     device: str = "auto",
     n_gpu_layers: int | None = None,
+    cpu_kernels: CpuKernels = "auto",
     adapters: Iterable[str | os.PathLike[str]] = (),
     mmproj: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
 ) -> MemoryEstimate:
@@ -73,7 +75,7 @@ def estimate(
     ----------
     model : str or path-like
         A GGUF file; a split model is named by its first file.
-    n_ctx, n_ubatch, n_threads, device, n_gpu_layers
+    n_ctx, n_ubatch, n_threads, device, n_gpu_layers, cpu_kernels
         As for ``Embedder``.
     n_seq_max : int, optional
         Most texts that go through the model together.
@@ -108,6 +110,7 @@ def estimate(
         os.fspath(model),
         device=device,
         n_gpu_layers=gpu_layers,
+        cpu_kernels=one_of("cpu_kernels", cpu_kernels, CPU_KERNELS) == "auto",
         adapters=[os.fspath(file) for file in adapters],
         mmproj=mmproj_files.files(mmproj),
         **numbers,

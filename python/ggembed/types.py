@@ -21,6 +21,7 @@ Inputs = Part | Iterable[Input]
 MediaTemplate = Literal["bare", "chat"]
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 Overflow = Literal["error", "truncate", "truncate_start"]
+CpuKernels = Literal["auto", "upstream"]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 OnError = Literal["raise", "collect"]
 
@@ -198,6 +199,9 @@ class ModelInfo:
         Where the weights are, and why there.
     n_gpu_layers : int
         Layers on the device.
+    cpu_kernels : str
+        ggembed's own kernels for matrices that are in use, such as ``"avx512-bf16"``; empty if all
+        are llama.cpp's.
     n_threads, n_ubatch, n_seq_max : int
         CPU threads, token budget of a micro-batch, most sequences packed into one.
     prompts : mapping of str to str
@@ -265,6 +269,7 @@ class ModelInfo:
     device: str
     device_reason: str
     n_gpu_layers: int
+    cpu_kernels: str
     n_threads: int
     n_ubatch: int
     n_seq_max: int

@@ -35,6 +35,8 @@ int main(void) {
     FIELD(gge_model_options, n_adapters);
     FIELD(gge_model_options, n_mmproj);
     FIELD(gge_model_options, mmproj);
+    FIELD(gge_model_options, cpu_kernels);
+    FIELD(gge_model_options, reserved);
 
     SIZE(gge_model_info);
     FIELD(gge_model_info, struct_size);
@@ -66,6 +68,7 @@ int main(void) {
     FIELD(gge_model_info, device_reason);
     FIELD(gge_model_info, n_cls_out);
     FIELD(gge_model_info, n_adapters);
+    FIELD(gge_model_info, cpu_kernels);
 
     SIZE(gge_tower_info);
     FIELD(gge_tower_info, struct_size);
