@@ -1,5 +1,6 @@
 // Our attention beside ggml's, both as ops of a graph, for benchmarks and tests in Python.
 #include "attention.h"
+#include "backend.h"
 #include "internals.h"
 
 #include <ggml-cpu.h>
@@ -65,6 +66,7 @@ public:
 
 private:
     static ggml_threadpool *make_pool(int32_t n_threads) {
+        gge::llama_devices(); // ggml must not start before our kernels are known to it
         ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
         return ggml_threadpool_new(&params);
     }

@@ -49,7 +49,7 @@ def test_versions_agree():
 @pytest.mark.parametrize(
     ("name", "value", "found"),
     [
-        ("ABI_VERSION", 99, "wants version {0} with ABI 99, found version {0} with ABI 4 "),
+        ("ABI_VERSION", 99, "wants version {0} with ABI 99, found version {0} with ABI 5 "),
         ("__version__", "7.8.9", "ggembed 7.8.9 wants version 7.8.9 .* found version {0} "),
     ],
 )
@@ -64,10 +64,10 @@ def test_mismatch_tells_versions_and_file(monkeypatch, name, value, found):
 
 def test_header_of_another_version_is_a_mismatch(monkeypatch):
     path, header = _native._find()
-    other = header.replace("#define GGE_ABI_VERSION 4\n", "#define GGE_ABI_VERSION 5\n")
+    other = header.replace("#define GGE_ABI_VERSION 5\n", "#define GGE_ABI_VERSION 6\n")
     assert other != header
     monkeypatch.setattr(_native, "_find", lambda: (path, other))
-    with pytest.raises(LibraryLoadError, match="header 5"):
+    with pytest.raises(LibraryLoadError, match="header 6"):
         _native.Library()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+import fixtures
 import gguf
 import gguf_files
 import golden
@@ -22,6 +23,8 @@ from ggembed import (
     estimate,
     quantize,
 )
+
+minilm_of = fixtures.minilm  # by the type of its matrices
 
 # n_ctx, n_ubatch, n_seq_max: the engine's own; inputs longer than a micro-batch; odd numbers.
 SETTINGS = [(512, 512, 256), (512, 64, 8), (300, 128, 16)]
@@ -43,12 +46,13 @@ def test_the_estimate_is_what_a_loaded_model_holds(name, internals, tiny):
         assert estimated(tiny(name), *numbers) == held(internals, tiny(name), *numbers)
 
 
-@pytest.mark.parametrize("mmap", [True, False])
-def test_the_estimate_of_minilm_is_what_it_holds(mmap, internals, minilm):
+@pytest.mark.parametrize(("level", "mmap"), [("F32", True), ("F32", False), ("F16", False)])
+def test_the_estimate_of_minilm_is_what_it_holds(level, mmap, internals, minilm_of):
+    path = minilm_of(level)
     for numbers in SETTINGS:
-        found = held(internals, minilm, *numbers, mmap=mmap)
-        assert estimated(minilm, *numbers) == found
-        assert found["weights_host"] == pytest.approx(minilm.stat().st_size, rel=0.1)
+        found = held(internals, path, *numbers, mmap=mmap)
+        assert estimated(path, *numbers) == found
+        assert found["weights_host"] == pytest.approx(path.stat().st_size, rel=0.1)
 
 
 def test_weights_that_are_packed_for_the_cpu_count_once(internals, minilm, tmp_path):

@@ -187,7 +187,7 @@ def test_tokens_of_one_call_may_outlive_the_embedder(tiny):
 
 
 def test_threads_sleep_between_calls(tiny):
-    """A service must not pay for its pauses: upstream's threads spin for a tenth of a second after each call."""
+    """Upstream's spin for a tenth of a second after each call."""
     with Embedder(tiny("bert-mean"), n_threads=2) as embedder:
         spent = []
         for _ in range(3):

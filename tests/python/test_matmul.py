@@ -13,8 +13,16 @@ SUPERBLOCKS = ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 QUANTISED = BLOCKS + SUPERBLOCKS
 # Where the halves stand in a block: those of scales are positive, those of mins any.
 HALVES = {
-    **{"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "IQ4_NL": (0,)},
-    **{"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_XS": (0,)},
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "IQ4_NL": (0,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ4_XS": (0,),
 }
 
 
@@ -76,7 +84,9 @@ def exact(kind: str, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 # Sums of floats in another order, and scales of 11 bits beside a power of two for each row.
-def assert_near(found: np.ndarray, wanted: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:
+def assert_near(
+    found: np.ndarray, wanted: np.ndarray, rows: np.ndarray, values: np.ndarray
+) -> None:
     size = np.abs(rows).astype(np.float64) @ np.abs(values).T
     assert np.all(np.abs(found - wanted) <= 5e-4 * size + 1e-30)
     assert np.linalg.norm(found - wanted) <= 5e-4 * np.linalg.norm(wanted)
@@ -138,7 +148,7 @@ def test_sums_of_the_largest_bytes_do_not_saturate(kind, sign, internals):
     n_in = depths(kind)[-1]
     packed, values = weights(kind, 32, n_in)
     if kind in QUANTISED:
-        per_block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+        _, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
         blocks = np.frombuffer(packed, np.uint8).reshape(-1, n_bytes).copy()
         scales = [b for at in HALVES[kind] for b in (at, at + 1)]
         others = np.setdiff1d(np.arange(n_bytes), scales)
