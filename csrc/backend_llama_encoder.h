@@ -88,7 +88,7 @@ public:
 
     void load(ggml_backend_dev_t device, const LoadOptions &options);
     // Instead: as if they had memory on the device.
-    void pretend(ggml_backend_dev_t device);
+    void pretend(ggml_backend_dev_t device, const LoadOptions &options);
 
     int64_t n_params() const { return n_params_; }
     int64_t file_bytes() const { return file_bytes_; } // of the tensors, as the file has them
@@ -111,6 +111,10 @@ private:
 
     int64_t use(const std::string &name, const std::vector<int64_t> &shape);
     BufferPtr allocate(ggml_context *tensors, ggml_backend_dev_t device);
+    void set(const Stored &stored) const;
+    std::vector<Stored> to_pack(ggml_backend_dev_t device, const LoadOptions &options) const;
+    static size_t packed_bytes(const std::vector<Stored> &chosen);
+    void pack(const std::vector<Stored> &chosen, const LoadOptions &options);
     bool map();
     int64_t mapped_bytes() const;
     std::vector<float> values(int64_t i) const;
@@ -124,6 +128,7 @@ private:
     int64_t file_bytes_ = 0;
     int64_t memory_ = 0;
     std::shared_ptr<const FileMapping> mapping_; // outlives its buffer
+    BufferPtr packed_buffer_;
     BufferPtr stored_buffer_;
     BufferPtr made_buffer_;
 };

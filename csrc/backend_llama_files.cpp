@@ -331,8 +331,7 @@ gge_memory estimate_llama_model(const std::string &path, const Device &device, c
         add_adapter(memory, adapter.path, llama_model_n_layer(opened.model.get()) + 1 - opened.n_gpu_layers,
                     opened.n_gpu_layers);
     }
-    add_towers(memory,
-               estimate_towers(options.mmproj, device, llama_model_n_embd_out(opened.model.get()), n_tower_batch));
+    add_towers(memory, estimate_towers(device, options, llama_model_n_embd_out(opened.model.get()), n_tower_batch));
     return memory;
 }
 

@@ -145,7 +145,7 @@ public:
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size);
 
-ggml_backend_buffer_type_t packed_buffer_type() {
+ggml_backend_buffer_type_t buffer_type() {
     static PackedWeights context;
     static ggml_backend_buffer_type type = {{[](ggml_backend_buffer_type_t) { return "ggembed"; }, &alloc_buffer,
                                              [](ggml_backend_buffer_type_t) { return size_t{64}; }, nullptr,
@@ -180,13 +180,17 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
 }
 
 bool PackedWeights::is_packed(const ggml_tensor *weights) {
-    return weights->buffer != nullptr && weights->buffer->buft == packed_buffer_type() && kernel_of(weights) != nullptr;
+    return weights->buffer != nullptr && weights->buffer->buft == buffer_type() && kernel_of(weights) != nullptr;
 }
 
 } // namespace
 
+ggml_backend_buffer_type_t packed_buffer_type(const ggml_tensor *weights) {
+    return kernel_of(weights) == nullptr || weights->type == GGML_TYPE_F16 ? nullptr : buffer_type();
+}
+
 void add_cpu_kernels() {
-    ggml_backend_cpu_add_buffer_type(packed_buffer_type());
+    ggml_backend_cpu_add_buffer_type(buffer_type());
 }
 
 CpuKernels::CpuKernels(bool allowed) noexcept {

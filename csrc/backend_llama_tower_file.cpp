@@ -332,6 +332,52 @@ TowerWeights::BufferPtr TowerWeights::allocate(ggml_context *tensors, ggml_backe
     return buffer;
 }
 
+size_t TowerWeights::packed_bytes(const std::vector<Stored> &chosen) {
+    size_t n = 0;
+    for (const Stored &s : chosen) {
+        ggml_backend_buffer_type_t type = packed_buffer_type(s.tensor);
+        n += round_up(ggml_backend_buft_get_alloc_size(type, s.tensor), ggml_backend_buft_get_alignment(type));
+    }
+    return n;
+}
+
+void TowerWeights::set(const Stored &stored) const {
+    const std::vector<char> bytes = file_->read(stored.i);
+    ggml_backend_tensor_set(stored.tensor, bytes.data(), 0, bytes.size());
+}
+
+// The matrices that our kernels multiply.
+std::vector<TowerWeights::Stored> TowerWeights::to_pack(ggml_backend_dev_t device, const LoadOptions &options) const {
+    std::vector<Stored> chosen;
+    if (device == nullptr && options.cpu_kernels) {
+        std::copy_if(stored_.begin(), stored_.end(), std::back_inserter(chosen),
+                     [](const Stored &s) { return packed_buffer_type(s.tensor) != nullptr; });
+    }
+    return chosen;
+}
+
+// What is packed has its memory afterwards, which those that come later leave alone.
+void TowerWeights::pack(const std::vector<Stored> &chosen, const LoadOptions &options) {
+    if (chosen.empty()) {
+        return;
+    }
+    packed_buffer_.reset(ggml_backend_buft_alloc_buffer(packed_buffer_type(chosen[0].tensor), packed_bytes(chosen)));
+    if (!packed_buffer_) {
+        file_->fail(GGE_E_MEMORY, "no memory for its weights");
+    }
+    ggml_backend_buffer_set_usage(packed_buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    auto *at = static_cast<char *>(ggml_backend_buffer_get_base(packed_buffer_.get()));
+    for (const Stored &s : chosen) {
+        check_abort(options.callbacks);
+        if (ggml_backend_tensor_alloc(packed_buffer_.get(), s.tensor, at) != GGML_STATUS_SUCCESS) {
+            file_->fail(GGE_E_INTERNAL, "its weights cannot be placed");
+        }
+        at += packed_bytes({s});
+        set(s);
+    }
+    memory_ += static_cast<int64_t>(ggml_backend_buffer_get_size(packed_buffer_.get()));
+}
+
 // Returns false where the file must be read instead.
 bool TowerWeights::map() {
     constexpr size_t alignment = 32; // of ggml's tensors
@@ -348,23 +394,27 @@ bool TowerWeights::map() {
         return false;
     }
     ggml_backend_buffer_set_usage(stored_buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    memory_ += mapped_bytes();
     for (const Stored &s : stored_) {
-        if (ggml_backend_tensor_alloc(stored_buffer_.get(), s.tensor, mapping_->begin() + file_->tensor_offset(s.i)) !=
-            GGML_STATUS_SUCCESS) {
+        if (s.tensor->data == nullptr &&
+            ggml_backend_tensor_alloc(stored_buffer_.get(), s.tensor, mapping_->begin() + file_->tensor_offset(s.i)) !=
+                GGML_STATUS_SUCCESS) {
             file_->fail(GGE_E_INTERNAL, "its weights cannot be placed");
         }
     }
-    memory_ += mapped_bytes();
     return true;
 }
 
 void TowerWeights::load(ggml_backend_dev_t device, const LoadOptions &options) {
+    pack(to_pack(device, options), options);
     if (device != nullptr || !options.mmap || !map()) {
+        std::vector<Stored> others;
+        std::copy_if(stored_.begin(), stored_.end(), std::back_inserter(others),
+                     [](const Stored &s) { return s.tensor->data == nullptr; });
         stored_buffer_ = allocate(stored_context_.get(), device);
-        for (const Stored &s : stored_) {
+        for (const Stored &s : others) {
             check_abort(options.callbacks);
-            const std::vector<char> bytes = file_->read(s.i);
-            ggml_backend_tensor_set(s.tensor, bytes.data(), 0, bytes.size());
+            set(s);
         }
     }
     made_buffer_ = allocate(made_context_.get(), device);
@@ -380,28 +430,41 @@ void TowerWeights::load(ggml_backend_dev_t device, const LoadOptions &options) {
     }
 }
 
-void TowerWeights::pretend(ggml_backend_dev_t device) {
-    stored_buffer_.reset(ggml_backend_buft_alloc_buffer(buffer_type(device), 0));
-    if (!stored_buffer_) {
-        file_->fail(GGE_E_DEVICE, "the device has no buffers");
-    }
-    ggml_backend_buffer_set_usage(stored_buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-    const auto bytes = [&](ggml_context *tensors) {
-        return ggml_backend_alloc_ctx_tensors_from_buft_size(tensors, buffer_type(device));
+void TowerWeights::pretend(ggml_backend_dev_t device, const LoadOptions &options) {
+    const auto without_memory = [&](ggml_backend_buffer_type_t type) {
+        BufferPtr buffer(ggml_backend_buft_alloc_buffer(type, 0));
+        if (!buffer) {
+            file_->fail(GGE_E_DEVICE, "the device has no buffers");
+        }
+        ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+        return buffer;
     };
-    memory_ = static_cast<int64_t>(bytes(made_context_.get()));
-    memory_ += device == nullptr ? mapped_bytes() : static_cast<int64_t>(bytes(stored_context_.get()));
+    const auto bytes = [&](ggml_context *tensors) {
+        return static_cast<int64_t>(ggml_backend_alloc_ctx_tensors_from_buft_size(tensors, buffer_type(device)));
+    };
+    memory_ = bytes(made_context_.get());
+    const std::vector<Stored> packed = to_pack(device, options);
+    if (!packed.empty()) {
+        packed_buffer_ = without_memory(packed_buffer_type(packed[0].tensor));
+        memory_ += static_cast<int64_t>(packed_bytes(packed));
+    }
+    for (const Stored &s : packed) {
+        s.tensor->buffer = packed_buffer_.get();
+    }
+    memory_ += device == nullptr ? mapped_bytes() : bytes(stored_context_.get());
+    stored_buffer_ = without_memory(buffer_type(device));
     for (ggml_context *tensors : {stored_context_.get(), made_context_.get()}) {
         for (ggml_tensor *t = ggml_get_first_tensor(tensors); t != nullptr; t = ggml_get_next_tensor(tensors, t)) {
-            t->buffer = stored_buffer_.get();
+            t->buffer = t->buffer == nullptr ? stored_buffer_.get() : t->buffer;
         }
     }
 }
 
+// Of those that are in no buffer yet.
 int64_t TowerWeights::mapped_bytes() const {
     int64_t n = 0;
     for (const Stored &s : stored_) {
-        n += static_cast<int64_t>(ggml_nbytes(s.tensor));
+        n += s.tensor->buffer == nullptr ? static_cast<int64_t>(ggml_nbytes(s.tensor)) : 0;
     }
     return n;
 }

@@ -564,13 +564,12 @@ std::vector<std::unique_ptr<BackendTower>> load_towers(const LoadOptions &option
     return towers;
 }
 
-gge_memory estimate_towers(const std::vector<std::string> &paths, const Device &device, int32_t n_embd,
-                           int64_t n_tower_batch) {
+gge_memory estimate_towers(const Device &device, const LoadOptions &options, int32_t n_embd, int64_t n_tower_batch) {
     gge_memory memory{};
     const Shield shield;
     ggml_backend_dev_t handle = device_handle(device);
-    for (const auto &encoder : read_encoders(paths, n_embd)) {
-        encoder->weights().pretend(handle);
+    for (const auto &encoder : read_encoders(options.mmproj, n_embd)) {
+        encoder->weights().pretend(handle, options);
         add_weights(*encoder, handle, memory);
         TowerInput input = encoder->example(n_tower_batch);
         const std::vector<float> values(static_cast<size_t>(encoder->n_values(input)));

@@ -11,7 +11,6 @@ std::vector<std::unique_ptr<BackendTower>> load_towers(const LoadOptions &option
 
 // What the towers and a session of each would hold after passes of that many rows, without loading the weights. Throws
 // Error as load_towers does.
-gge_memory estimate_towers(const std::vector<std::string> &paths, const Device &device, int32_t n_embd,
-                           int64_t n_tower_batch);
+gge_memory estimate_towers(const Device &device, const LoadOptions &options, int32_t n_embd, int64_t n_tower_batch);
 
 } // namespace gge
