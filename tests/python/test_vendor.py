@@ -115,7 +115,7 @@ def test_wrong_hash_is_told_with_both_hashes(vendor):
 def test_every_patch_says_why_and_when_it_can_go():
     names = (VENDOR / "patches" / "series").read_text().split()
     assert sorted(names) == sorted(p.name for p in (VENDOR / "patches").glob("*.patch"))
-    assert len(names) < 8
+    assert len(names) <= 8
     for name in names:
         opening = (VENDOR / "patches" / name).read_text().split("--- a/")[0]
         assert re.search(r"^Why: .+", opening, re.MULTILINE), name
