@@ -4,24 +4,29 @@
 #include "log.h"
 #include "pairs.h"
 #include "parts.h"
+#include "process.h"
 #include "version.h"
 
 struct gge_model {
     std::shared_ptr<const gge::Model> model;
+    gge::Owner owner{};
 };
 
 struct gge_media {
     std::shared_ptr<gge::Media> media;
+    gge::Owner owner{};
 };
 
 struct gge_tokens {
     gge::Tokens tokens;
+    gge::Owner owner{};
 };
 
 struct gge_engine {
     gge_engine(std::shared_ptr<const gge::Model> model, const gge::EngineOptions &options)
         : engine(std::move(model), options) {}
     gge::Engine engine;
+    gge::Owner owner;
 };
 
 namespace {
@@ -31,6 +36,19 @@ template <typename T> T &need(T *pointer, const char *name) {
         throw gge::Error(GGE_E_INVALID, std::string(name) + " is NULL");
     }
     return *pointer;
+}
+
+template <typename T> T &usable(T *handle, const char *name) {
+    T &found = need(handle, name);
+    found.owner.check(name);
+    return found;
+}
+
+// A forked child keeps what it cannot end: threads that it lacks, locks that they may have held, memory of a device.
+template <typename T> void drop(T *handle) {
+    if (handle != nullptr && handle->owner.is_here()) {
+        delete handle;
+    }
 }
 
 const std::pair<std::string, std::string> *meta_entry(const gge_model *model, int32_t i) {
@@ -43,7 +61,7 @@ const std::pair<std::string, std::string> *meta_entry(const gge_model *model, in
 gge::InputPart read_part(const gge_part &part, int64_t i) {
     const std::string name = "part " + std::to_string(i);
     if (part.kind == GGE_PART_MEDIA) {
-        const auto &media = need(part.media, (name + "'s media").c_str()).media;
+        const auto &media = usable(part.media, (name + "'s media").c_str()).media;
         if (!media->complete()) {
             throw gge::Error(GGE_E_INVALID, name + " is a video that lacks frames");
         }
@@ -121,11 +139,11 @@ gge_status gge_model_load(const char *path, const gge_model_options *opts, gge_m
 }
 
 void gge_model_free(gge_model *model) {
-    delete model;
+    drop(model);
 }
 
 gge_status gge_model_get_info(const gge_model *model, gge_model_info *out, gge_error *err) {
-    return gge::guard(err, [&] { gge::write_struct(out, need(model, "model").model->info()); });
+    return gge::guard(err, [&] { gge::write_struct(out, usable(model, "model").model->info()); });
 }
 
 int32_t gge_model_n_towers(const gge_model *model) {
@@ -133,7 +151,7 @@ int32_t gge_model_n_towers(const gge_model *model) {
 }
 
 gge_status gge_model_get_tower(const gge_model *model, int32_t i, gge_tower_info *out, gge_error *err) {
-    return gge::guard(err, [&] { gge::write_struct(out, need(model, "model").model->tower_info(i)); });
+    return gge::guard(err, [&] { gge::write_struct(out, usable(model, "model").model->tower_info(i)); });
 }
 
 int32_t gge_model_meta_count(const gge_model *model) {
@@ -155,7 +173,7 @@ gge_status gge_tokenize(const gge_model *model, const uint8_t *bytes, const int6
     return gge::guard(err, [&] {
         need(out, "out") = nullptr;
         const gge::Texts texts(bytes, offsets, n_texts);
-        *out = new gge_tokens{gge::tokenize(need(model, "model").model, texts, gge::read_options(opts))};
+        *out = new gge_tokens{gge::tokenize(usable(model, "model").model, texts, gge::read_options(opts))};
     });
 }
 
@@ -167,7 +185,7 @@ gge_status gge_tokenize_pairs(const gge_model *model, const uint8_t *bytes, cons
             throw gge::Error(GGE_E_INVALID, "n_pairs is " + std::to_string(n_pairs) + ", it must be 0 or more");
         }
         const gge::Texts texts(bytes, offsets, 2 * n_pairs);
-        *out = new gge_tokens{gge::tokenize_pairs(need(model, "model").model, texts, gge::read_options(opts))};
+        *out = new gge_tokens{gge::tokenize_pairs(usable(model, "model").model, texts, gge::read_options(opts))};
     });
 }
 
@@ -176,7 +194,7 @@ gge_status gge_media_image(const gge_model *model, const uint8_t *pixels, int32_
     return gge::guard(err, [&] {
         need(out, "out") = nullptr;
         const gge::Pixels image{pixels, width, height, row_bytes};
-        *out = new gge_media{gge::Media::image(*need(model, "model").model, image, gge::read_options(opts))};
+        *out = new gge_media{gge::Media::image(*usable(model, "model").model, image, gge::read_options(opts))};
     });
 }
 
@@ -184,21 +202,21 @@ gge_status gge_media_video(const gge_model *model, int32_t n_frames, int32_t wid
                            const double *seconds, const gge_media_options *opts, gge_media **out, gge_error *err) {
     return gge::guard(err, [&] {
         need(out, "out") = nullptr;
-        *out = new gge_media{
-            gge::Media::video(*need(model, "model").model, n_frames, width, height, seconds, gge::read_options(opts))};
+        *out = new gge_media{gge::Media::video(*usable(model, "model").model, n_frames, width, height, seconds,
+                                               gge::read_options(opts))};
     });
 }
 
 gge_status gge_media_add_frame(gge_media *media, const uint8_t *pixels, int64_t row_bytes, gge_error *err) {
-    return gge::guard(err, [&] { need(media, "media").media->add_frame({pixels, 0, 0, row_bytes}); });
+    return gge::guard(err, [&] { usable(media, "media").media->add_frame({pixels, 0, 0, row_bytes}); });
 }
 
 gge_status gge_media_audio(const gge_model *model, const float *samples, int64_t n_samples,
                            const gge_media_options *opts, gge_media **out, gge_error *err) {
     return gge::guard(err, [&] {
         need(out, "out") = nullptr;
-        *out =
-            new gge_media{gge::Media::audio(*need(model, "model").model, samples, n_samples, gge::read_options(opts))};
+        *out = new gge_media{
+            gge::Media::audio(*usable(model, "model").model, samples, n_samples, gge::read_options(opts))};
     });
 }
 
@@ -218,7 +236,7 @@ void gge_media_shape(const gge_media *media, int32_t *width, int32_t *height, in
 }
 
 void gge_media_free(gge_media *media) {
-    delete media;
+    drop(media);
 }
 
 gge_status gge_tokenize_parts(const gge_model *model, const gge_part *parts, const int64_t *offsets, int64_t n_inputs,
@@ -237,7 +255,7 @@ gge_status gge_tokenize_parts(const gge_model *model, const gge_part *parts, con
         for (int64_t &bound : bounds) {
             bound -= offsets[0];
         }
-        *out = new gge_tokens{gge::tokenize_parts(need(model, "model").model, read, bounds, gge::read_options(opts))};
+        *out = new gge_tokens{gge::tokenize_parts(usable(model, "model").model, read, bounds, gge::read_options(opts))};
     });
 }
 
@@ -245,12 +263,12 @@ gge_status gge_tokens_from_ids(const gge_model *model, const int32_t *ids, const
                                gge_tokens **out, gge_error *err) {
     return gge::guard(err, [&] {
         need(out, "out") = nullptr;
-        *out = new gge_tokens{gge::take_ids(need(model, "model").model, ids, offsets, n_texts)};
+        *out = new gge_tokens{gge::take_ids(usable(model, "model").model, ids, offsets, n_texts)};
     });
 }
 
 void gge_tokens_free(gge_tokens *tokens) {
-    delete tokens;
+    drop(tokens);
 }
 
 int64_t gge_tokens_n_texts(const gge_tokens *tokens) {
@@ -268,35 +286,35 @@ const int64_t *gge_tokens_offsets(const gge_tokens *tokens) {
 gge_status gge_engine_create(gge_model *model, const gge_engine_options *opts, gge_engine **out, gge_error *err) {
     return gge::guard(err, [&] {
         need(out, "out") = nullptr;
-        *out = new gge_engine(need(model, "model").model, gge::read_options(opts));
+        *out = new gge_engine(usable(model, "model").model, gge::read_options(opts));
     });
 }
 
 void gge_engine_close(gge_engine *engine) {
-    if (engine != nullptr) {
+    if (engine != nullptr && engine->owner.is_here()) {
         engine->engine.close();
     }
 }
 
 void gge_engine_free(gge_engine *engine) {
-    delete engine;
+    drop(engine);
 }
 
 void gge_engine_abort(gge_engine *engine) {
-    if (engine != nullptr) {
+    if (engine != nullptr && engine->owner.is_here()) {
         engine->engine.abort();
     }
 }
 
 gge_status gge_engine_get_info(const gge_engine *engine, gge_engine_info *out, gge_error *err) {
-    return gge::guard(err, [&] { gge::write_struct(out, need(engine, "engine").engine.info()); });
+    return gge::guard(err, [&] { gge::write_struct(out, usable(engine, "engine").engine.info()); });
 }
 
 gge_status gge_encode(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, void *out,
                       int64_t n_rows, int64_t row_stride, gge_error *err) {
     return gge::guard(err, [&] {
-        need(engine, "engine")
-            .engine.encode(need(tokens, "tokens").tokens, gge::read_options(opts), {out, n_rows, row_stride});
+        usable(engine, "engine")
+            .engine.encode(usable(tokens, "tokens").tokens, gge::read_options(opts), {out, n_rows, row_stride});
     });
 }
 

@@ -2,7 +2,12 @@
 
 #include <atomic>
 #include <mutex>
+#include <new>
 #include <shared_mutex>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 
 namespace gge {
 namespace {
@@ -12,9 +17,19 @@ struct Sink {
     void *user_data = nullptr;
 };
 
+std::shared_mutex *make_sink_mutex() {
+    static auto *mutex = new std::shared_mutex;
+#if !defined(_WIN32)
+    // A thread may hold it at the moment of a fork, and the child has no such thread. The parent cannot wait for it:
+    // that thread may be in a callback that waits for a lock of the forking one, such as Python's.
+    pthread_atfork(nullptr, nullptr, [] { new (mutex) std::shared_mutex; });
+#endif
+    return mutex;
+}
+
 // Never destroyed: a worker thread may still log while the process exits.
 std::shared_mutex &sink_mutex() {
-    static auto *mutex = new std::shared_mutex;
+    static std::shared_mutex *mutex = make_sink_mutex();
     return *mutex;
 }
 

@@ -26,7 +26,9 @@
  * - No C++ exception leaves the library, and bad input never ends the process.
  * - Handles may be freed in any order: a tokens handle and an engine keep what they need of their model alive.
  * - The library is silent. What it and llama.cpp have to say goes to the callback of gge_set_log, if there is one.
- * - After fork() the handles of the parent must not be used in the child.
+ * - A handle belongs to the process that made it. In a forked child every call that can fail refuses it with
+ *   GGE_E_CLOSED, and freeing, closing and aborting do nothing; the child may make handles of its own, on a GPU only if
+ *   the parent had not looked for devices, since drivers do not survive a fork.
  */
 #ifndef GGEMBED_H
 #define GGEMBED_H
@@ -67,7 +69,7 @@ enum {
     GGE_E_EMPTY = 8,       /* an input has no tokens at all, so there is nothing to pool */
     GGE_E_NOT_FINITE = 9,  /* an input's row holds NaN or infinity, also when computed alone on a wiped cache */
     GGE_E_ABORTED = 10,    /* a callback or gge_engine_abort asked to stop */
-    GGE_E_CLOSED = 11,     /* the engine was closed */
+    GGE_E_CLOSED = 11,     /* the engine was closed, or the handle belongs to the parent of this forked process */
     GGE_E_INTERNAL = 12    /* a fault in ggembed or llama.cpp; the message says where */
 };
 
