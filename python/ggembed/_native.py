@@ -267,6 +267,16 @@ def library() -> Library:
     return _library
 
 
+def _renew_lock() -> None:
+    """In a forked child, which lacks the thread that may have held it."""
+    global _library_lock
+    _library_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _in_process(pid: int, function: Callable[[Any], object], argument: Any) -> None:
     """Calls a function, unless this is a forked child of the process it belongs to."""
     if os.getpid() == pid:

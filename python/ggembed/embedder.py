@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _buffers, _media_calls, _native, hub, profiles, stream
+from . import _arguments, _buffers, _media_calls, _native, hub, profiles, stream
 from . import mmproj as mmproj_files
 from ._buffers import FloatArray
 from ._calls import (
@@ -66,7 +66,9 @@ class Embedder:
     """Computes embeddings of texts and media with a GGUF model, in this process.
 
     Any number of threads may use one Embedder at the same time. It holds the model's memory until
-    ``close()``, the end of its ``with`` block, or its end of life. It does not survive ``fork``.
+    ``close()``, the end of its ``with`` block, or its end of life. It does not survive ``fork``:
+    in the child it raises `ClosedError`. Pickled or copied, it carries its arguments, from which
+    the other process loads the model anew.
 
     Parameters
     ----------
@@ -177,6 +179,7 @@ class Embedder:
         cpu_kernels: CpuKernels = "auto",
         progress: Progress | None = None,
     ) -> None:
+        given = dict(locals())
         self._handles: tuple[_native.Model, _native.Engine] | None = None
         self._pid = os.getpid()
         chosen_pooling = _choice("pooling", pooling, Pooling)
@@ -193,13 +196,14 @@ class Embedder:
             from . import demo_model
 
             model = demo_model.path()
-        path = os.fspath(model)
-        if not isinstance(path, str):
+        if not isinstance(os.fspath(model), str):
             raise TypeError(f"model must be a str or path-like, got {type(model).__name__}")
         projectors = mmproj_files.files(mmproj)
         if mmproj is None and modality is not None:
-            path, projectors = _with_projectors(path, modality)
-        path = _local(path)
+            file, projectors = _arguments.find_with_projectors(os.fspath(model), modality)
+        else:
+            file = _arguments.find(os.fspath(model))
+        path = file.path
         mmproj_files.check_names(
             [Path(path).name], [Path(file).name for file in projectors], modality
         )
@@ -210,7 +214,9 @@ class Embedder:
                 raise TypeError(f"{what} must be a mapping, got {type(value).__name__}")
         if not isinstance(device, str):
             raise TypeError(f"device must be a str, got {type(device).__name__}")
-        adapter_files = {} if adapters is None else dict(adapters)
+        adapter_files = {
+            name: _arguments.find(adapter) for name, adapter in dict(adapters or {}).items()
+        }
         self._adapters = {name: i for i, name in enumerate(adapter_files, 1)}
         self._limits = _limits(limits) or MediaLimits()
         self._media_threads = _count("media_threads", media_threads) or min(
@@ -221,7 +227,7 @@ class Embedder:
             path,
             device=device,
             n_gpu_layers=gpu_layers,
-            adapters=[_local(file) for file in adapter_files.values()],
+            adapters=[adapter.path for adapter in adapter_files.values()],
             mmproj=projectors,
             mmap=mmap,
             cpu_kernels=one_of("cpu_kernels", cpu_kernels, CPU_KERNELS) == "auto",
@@ -253,6 +259,16 @@ class Embedder:
         self._n_ctx, self._n_ubatch = int(chosen["n_ctx"]), int(chosen["n_ubatch"])
         self._n_threads = int(chosen["n_threads"])
         self._max_tokens = self._checked_limit(max_tokens)
+        self._recipe: tuple[Callable[..., Embedder], dict[str, Any]] = (
+            type(self),
+            _arguments.portable(
+                given,
+                None if given["model"] is None else file,
+                adapter_files,
+                None if mmproj is None else projectors,
+                None if self._projection is None else self._projection.weight,
+            ),
+        )
         self._handles = loaded, engine
 
     @classmethod
@@ -325,8 +341,22 @@ class Embedder:
             modality="text" if modality is None or "mmproj" in options else modality,
             progress=download_progress,
         )
-        options.setdefault("mmproj", files.mmproj)
-        return cls(files.model, modality=modality, **options)
+        embedder = cls(files.model, modality=modality, **{"mmproj": files.mmproj, **options})
+        _, arguments = embedder._recipe
+        embedder._recipe = (
+            cls.from_hub,
+            {
+                **{name: arguments[name] for name in options if name in arguments},
+                "repo": repo,
+                "file": file,
+                "quant": quant,
+                "revision": files.revision,
+                "cache_dir": cache_dir,
+                "local_files_only": local_files_only,
+                "modality": modality,
+            },
+        )
+        return embedder
 
     def __repr__(self) -> str:
         info = self._info
@@ -347,8 +377,11 @@ class Embedder:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError("an Embedder cannot be pickled or copied; make one in each process")
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._handles is None:
+            raise ClosedError("this Embedder is closed")
+        make, arguments = self._recipe
+        return _arguments.remake, (make, {**arguments, "max_tokens": self._max_tokens or None})
 
     def close(self) -> None:
         """Ends running calls with ClosedError and gives the memory back. May be called twice.
@@ -1109,22 +1142,6 @@ class Embedder:
         if (message := profiles.untrained_dim_warning(self._info, dim)) is not None:
             warn(message)
         return dim
-
-
-def _local(file: str | os.PathLike[str]) -> str:
-    """A file, fetched from the Hub if its name says so."""
-    path = os.fspath(file)
-    if isinstance(file, str) and path.startswith(hub.PREFIX):
-        path = str(hub.resolve(path).model)
-    return path
-
-
-def _with_projectors(path: str, modality: Modality) -> tuple[str, list[str]]:
-    """A model and the projectors that it needs for a modality, fetched if its name says so."""
-    if path.startswith(hub.PREFIX):
-        files = hub.resolve(path, modality=modality)
-        return str(files.model), list(map(str, files.mmproj))
-    return path, mmproj_files.beside(path, modality)
 
 
 def _check_towers(info: ModelInfo, modality: str | None) -> None:

@@ -157,6 +157,32 @@ def resolve(
     )
 
 
+def pinned(spec: str, revision: str) -> str:
+    """A model string with another revision.
+
+    Parameters
+    ----------
+    spec : str
+        ``hf:REPO[@REVISION][:QUANT_OR_FILE]``.
+    revision : str
+        Branch, tag or commit hash.
+
+    Returns
+    -------
+    str
+        The same model at that revision.
+
+    Examples
+    --------
+    >>> from ggembed import hub
+    >>> hub.pinned("hf:nomic-ai/nomic-embed-text-v1.5-GGUF:Q8_0", "0188c9b")
+    'hf:nomic-ai/nomic-embed-text-v1.5-GGUF@0188c9b:Q8_0'
+    """
+    parts = parse(spec)
+    choice = parts.file or parts.quant
+    return f"{PREFIX}{parts.repo}@{revision}" + ("" if choice is None else f":{choice}")
+
+
 def fetch(
     repo: str,
     file: str | None = None,

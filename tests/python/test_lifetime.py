@@ -1,10 +1,8 @@
-"""close(), with, garbage collection, fork, threads."""
+"""close(), with, garbage collection, threads."""
 
 from __future__ import annotations
 
-import copy
 import gc
-import pickle
 import sys
 import threading
 import time
@@ -80,12 +78,6 @@ def test_several_models_live_side_by_side(tiny, bert):
     np.testing.assert_allclose(bert.encode("the question"), expected, atol=1e-6)
 
 
-def test_pickle_and_copy_are_refused(bert):
-    for use in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="make one in each process"):
-            use(bert)
-
-
 def test_threads_share_one_embedder(bert):
     texts = [f"the question {i} " + "and answer " * (i % 7) for i in range(24)]
     expected = bert.encode(texts)
@@ -124,35 +116,6 @@ def test_close_ends_calls_of_other_threads(tiny):
     thread.join(60)
     assert not thread.is_alive()
     assert [type(err) for err in outcome] == [ClosedError]
-
-
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this platform has no fork")
-def test_forked_child_gets_a_clear_error_and_may_start_anew(run_python, tiny):
-    program = """
-import os, sys, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # fork beside the engine's worker thread
-from ggembed import ClosedError, Embedder
-embedder = Embedder(sys.argv[1], n_threads=1)
-embedder.encode("a")
-pid = os.fork()
-if pid == 0:
-    try:
-        embedder.encode("a")
-    except ClosedError as err:
-        print(err, flush=True)
-    embedder.close()
-    del embedder
-    with Embedder(sys.argv[1], n_threads=1) as mine:
-        print(mine.encode("a").shape, flush=True)
-    sys.exit(0)
-_, status = os.waitpid(pid, 0)
-print(status, embedder.encode("a").shape)
-"""
-    done = run_python(program, tiny("bert-mean"))
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    assert "cannot be used in its forked child" in lines[0]
-    assert lines[1:] == ["(32,)", "0 (32,)"]
 
 
 @pytest.mark.parametrize("ending", ["", "sys.exit(0)", "os.kill(os.getpid(), 15)"])
