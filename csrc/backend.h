@@ -2,6 +2,7 @@
 // implement it with a fake.
 #pragma once
 
+#include "cuda_driver.h"
 #include "cutting.h"
 #include "options.h"
 
@@ -24,6 +25,7 @@ struct Device {
     std::string description;
     int64_t memory_total = 0;
     int64_t memory_free = 0;
+    ComputeCapability capability; // of CUDA's
 };
 
 // What a model file says of itself.
@@ -202,17 +204,20 @@ public:
     virtual std::unique_ptr<BackendSession> open(const SessionOptions &options) const = 0;
 };
 
-// llama.cpp's devices: the GPUs first, the CPU last.
+// llama.cpp's devices by name: the GPUs first, the CPU last.
 std::vector<Device> llama_devices();
 
-// device: one of llama_devices().
-std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const Device &device,
+// Fills in memory and compute capability, for which the device's driver takes some memory of it.
+void ask_driver(Device &device);
+
+// devices: of llama_devices(), the CPU alone or GPUs.
+std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const std::vector<Device> &devices,
                                                const LoadOptions &options);
 
 // What a model, a session, and one of each tower for passes of n_tower_batch rows would hold, without loading the
 // weights. choose: the session, from the facts that its size depends on: architecture, pooling, attention, has_cache,
 // has_state, n_ctx_train, n_cls_out.
-gge_memory estimate_llama_model(const std::string &path, const Device &device, const LoadOptions &options,
+gge_memory estimate_llama_model(const std::string &path, const std::vector<Device> &devices, const LoadOptions &options,
                                 int64_t n_tower_batch, const std::function<SessionOptions(const ModelFacts &)> &choose);
 
 // Name of a level of quantisation, i from 0; nullptr when i is out of range.

@@ -8,9 +8,12 @@
 
 #include "backend_llama_seams.h"
 #include "backend_llama_towers.h"
+#include "devices.h"
+#include "process.h"
 #include "unicode.h"
 #include "wordpiece.h"
 
+#include "ggml/src/ggml-threading.h"
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
 
@@ -18,8 +21,13 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <mutex>
 #include <optional>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 
 namespace gge {
 namespace {
@@ -50,6 +58,12 @@ void on_upstream_log(ggml_log_level level, const char *text, void *) {
     const bool expected =
         std::any_of(known.begin(), known.end(), [&](const char *s) { return std::strstr(text, s) != nullptr; });
     log_line(expected ? GGE_LOG_DEBUG : static_cast<gge_log_level>(level), text);
+}
+
+// The process that upstream was set up in, which starts the drivers of GPUs.
+const Owner &upstream_owner() {
+    static const Owner owner;
+    return owner;
 }
 
 // The compiled kernels use these instructions without asking, so ask before the first one runs.
@@ -101,6 +115,11 @@ void init_upstream() {
     static std::once_flag once;
     std::call_once(once, [] {
         check_cpu();
+        upstream_owner();
+#if !defined(_WIN32)
+        // A thread that holds ggml's lock at the moment of a fork is not in the child.
+        pthread_atfork(ggml_critical_section_start, ggml_critical_section_end, ggml_critical_section_end);
+#endif
         ggml_set_abort_callback(on_upstream_abort);
         llama_log_set(on_upstream_log, nullptr);
         add_cpu_kernels();
@@ -129,6 +148,7 @@ struct UpstreamDevice {
     ggml_backend_dev_t handle;
 };
 
+// Asks for nothing that a driver would have to open a device for.
 std::vector<UpstreamDevice> find_devices() {
     init_upstream();
     std::vector<UpstreamDevice> gpus;
@@ -159,11 +179,6 @@ std::vector<UpstreamDevice> find_devices() {
         }
         d.name = prefix.empty() ? "cpu" : prefix + std::to_string(d.index);
         d.description = ggml_backend_dev_description(handle);
-        size_t free = 0;
-        size_t total = 0;
-        ggml_backend_dev_memory(handle, &free, &total);
-        d.memory_free = static_cast<int64_t>(free);
-        d.memory_total = static_cast<int64_t>(total);
         list.push_back({std::move(d), handle});
     }
     gpus.insert(gpus.end(), cpus.begin(), cpus.end());
@@ -538,8 +553,9 @@ bool takes_rows(const std::string &architecture) {
 class LlamaModel final : public BackendModel {
 public:
     LlamaModel(const std::string &path, ModelPtr model, std::vector<Adapter> adapters, const ModelFiles &files,
-               bool on_cpu)
-        : model_(std::move(model)), adapters_(std::move(adapters)), on_cpu_(on_cpu) {
+               std::vector<Device> devices)
+        : model_(std::move(model)), adapters_(std::move(adapters)), devices_(std::move(devices)),
+          on_cpu_(devices_.front().kind == GGE_DEVICE_CPU) {
         facts_.path = path;
         read_metadata();
         check_shape(model_.get());
@@ -590,12 +606,24 @@ public:
     }
 
     std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
-        return std::make_unique<LlamaSession>(model_.get(), adapters_, options, on_cpu_, tile_);
+        try {
+            return std::make_unique<LlamaSession>(model_.get(), adapters_, options, on_cpu_, tile_);
+        } catch (const Error &e) {
+            throw e.status() == GGE_E_MEMORY ? Error(GGE_E_MEMORY, e.what() + free_memory()) : e;
+        } catch (const std::bad_alloc &) {
+            throw Error(GGE_E_MEMORY, "out of memory" + free_memory());
+        }
     }
 
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return special_tokens_; }
 
 private:
+    std::string free_memory() const {
+        std::vector<Device> devices = devices_;
+        std::for_each(devices.begin(), devices.end(), ask_driver);
+        return "; free are " + show_free(devices);
+    }
+
     const llama_vocab *vocab() const { return llama_model_get_vocab(model_.get()); }
 
     void tokenize_upstream(std::string_view text, bool add_special, bool parse_special,
@@ -830,7 +858,8 @@ private:
 
     ModelPtr model_;
     std::vector<Adapter> adapters_; // freed with the model
-    const bool on_cpu_;             // no layer is elsewhere
+    const std::vector<Device> devices_;
+    const bool on_cpu_; // no layer is elsewhere
     size_t tile_ = 0;
     std::vector<std::unique_ptr<BackendTower>> towers_;
     ModelFacts facts_;
@@ -878,12 +907,48 @@ struct LoadProgress {
 } // namespace
 
 ggml_backend_dev_t device_handle(const Device &device) {
-    for (const auto &d : find_devices()) {
-        if (d.device.name == device.name && d.device.kind != GGE_DEVICE_CPU) {
-            return d.handle;
-        }
+    if (device.kind == GGE_DEVICE_CPU) {
+        return nullptr;
     }
-    return nullptr;
+    const auto devices = find_devices();
+    const auto found =
+        std::find_if(devices.begin(), devices.end(), [&](const auto &d) { return d.device.name == device.name; });
+    if (found == devices.end()) {
+        throw Error(GGE_E_DEVICE, "device \"" + device.name + "\" is gone");
+    }
+    if (!upstream_owner().is_here()) {
+        throw Error(GGE_E_DEVICE, device.name + " cannot be used here: its driver was started in process " +
+                                      std::to_string(upstream_owner().process()) + ", of which this one is a forked " +
+                                      "child; start processes with spawn, or look for devices only after the fork");
+    }
+    return found->handle;
+}
+
+void ask_driver(Device &device) {
+    const auto devices = find_devices();
+    const auto found =
+        std::find_if(devices.begin(), devices.end(), [&](const auto &d) { return d.device.name == device.name; });
+    const bool on_cpu = device.kind == GGE_DEVICE_CPU;
+    if (found == devices.end() || (!on_cpu && !upstream_owner().is_here())) {
+        return;
+    }
+    size_t free = 0;
+    size_t total = 0;
+    try {
+        const Shield shield;
+        ggml_backend_dev_memory(found->handle, &free, &total);
+    } catch (const UpstreamAbort &) { // a device in a bad state; what is done with it will say so
+        return;
+    }
+    device.memory_total = static_cast<int64_t>(total);
+    device.memory_free = static_cast<int64_t>(free);
+    if (const int64_t available = host_memory_available(); on_cpu && available > 0) {
+        device.memory_free = available; // upstream says that all is free
+    }
+    const auto index = static_cast<size_t>(device.index);
+    if (device.kind == GGE_DEVICE_CUDA && index < compute_capabilities().size()) {
+        device.capability = compute_capabilities()[index];
+    }
 }
 
 std::vector<Device> llama_devices() {
@@ -894,7 +959,7 @@ std::vector<Device> llama_devices() {
     return devices;
 }
 
-OpenedModel open_model(const std::string &path, const Device &device, const LoadOptions &options,
+OpenedModel open_model(const std::string &path, const std::vector<Device> &devices, const LoadOptions &options,
                        bool without_weights) {
     OpenedModel opened;
     {
@@ -906,16 +971,17 @@ OpenedModel open_model(const std::string &path, const Device &device, const Load
             opened.files.tile = std::max(opened.files.tile, tile_of(open_gguf(adapter.path).get()));
         }
     }
-    ggml_backend_dev_t handle = device_handle(device); // an empty list is "no GPU at all"
-    std::array<ggml_backend_dev_t, 2> devices = {handle, nullptr};
+    std::vector<ggml_backend_dev_t> handles; // ends with NULL: none is "no GPU at all"
+    std::transform(devices.begin(), devices.end(), std::back_inserter(handles), device_handle);
+    handles.push_back(nullptr);
     LoadProgress progress{options.callbacks, opened.files.bytes};
 
     llama_model_params p = llama_model_default_params();
-    p.devices = devices.data();
-    p.split_mode = LLAMA_SPLIT_MODE_NONE;
-    p.n_gpu_layers = handle == nullptr || options.n_gpu_layers < 0 ? 0
-                     : options.n_gpu_layers == 0                   ? -1
-                                                                   : options.n_gpu_layers;
+    p.devices = handles.data();
+    p.split_mode = devices.size() > 1 ? LLAMA_SPLIT_MODE_LAYER : LLAMA_SPLIT_MODE_NONE;
+    p.n_gpu_layers = handles.front() == nullptr || options.n_gpu_layers < 0 ? 0
+                     : options.n_gpu_layers == 0                            ? -1
+                                                                            : options.n_gpu_layers;
     p.load_mode = options.mmap && !without_weights ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
     p.no_alloc = without_weights;
     p.progress_callback = [](float fraction, void *data) {
@@ -948,24 +1014,63 @@ OpenedModel open_model(const std::string &path, const Device &device, const Load
     return opened;
 }
 
-std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const Device &device,
-                                               const LoadOptions &options) {
-    OpenedModel opened = open_model(path, device, options, false);
+namespace {
+
+std::unique_ptr<BackendModel> load_opened(const std::string &path, const std::vector<Device> &devices,
+                                          const LoadOptions &options) {
+    OpenedModel opened = open_model(path, devices, options, false);
     const Shield shield;
     std::unique_ptr<LlamaModel> loaded;
     try {
         loaded = std::make_unique<LlamaModel>(path, std::move(opened.model), std::move(opened.adapters), opened.files,
-                                              device.kind == GGE_DEVICE_CPU);
+                                              devices);
     } catch (const Error &e) {
         throw Error(e.status(), path + ": " + e.what());
     } catch (const std::runtime_error &e) {
         throw Error(GGE_E_FORMAT, path + ": " + e.what());
     }
-    loaded->load(options, device); // its errors name the projector file
+    loaded->load(options, devices.front()); // its errors name the projector file
     loaded->facts().n_gpu_layers = opened.n_gpu_layers;
     loaded->facts().cpu_kernels = opened.cpu_kernels;
     loaded->facts().file_bytes = opened.files.bytes;
     return loaded;
+}
+
+// The numbers to an error of memory while a model is loaded.
+Error lacks_memory(const std::string &path, std::vector<Device> devices, const LoadOptions &options,
+                   const std::string &reason) {
+    std::string text = reason;
+    try {
+        const gge_memory needs = estimate_llama_model(path, devices, options, 1, [](const ModelFacts &) {
+            SessionOptions least;
+            least.n_ctx = least.n_ubatch = 8;
+            least.n_seq_max = 1;
+            return least;
+        });
+        text +=
+            "; the weights take " +
+            (needs.weights_device > 0 ? show_bytes(needs.weights_device) + " on " + names_of(devices) + " and " : "") +
+            show_bytes(needs.weights_host) + " on the host";
+    } catch (const std::exception &) { // then without
+    }
+    std::for_each(devices.begin(), devices.end(), ask_driver);
+    return {GGE_E_MEMORY, text + "; free are " + show_free(devices)};
+}
+
+} // namespace
+
+std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const std::vector<Device> &devices,
+                                               const LoadOptions &options) {
+    try {
+        return load_opened(path, devices, options);
+    } catch (const std::bad_alloc &) {
+        throw lacks_memory(path, devices, options, path + ": out of memory");
+    } catch (const Error &e) {
+        if (e.status() != GGE_E_MEMORY) {
+            throw;
+        }
+        throw lacks_memory(path, devices, options, e.what());
+    }
 }
 
 } // namespace gge

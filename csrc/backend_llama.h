@@ -44,7 +44,7 @@ public:
 
 void init_upstream();
 
-// Upstream's device; NULL for the CPU, which takes part anyway.
+// Upstream's device; NULL for the CPU, which takes part anyway. Throws Error.
 ggml_backend_dev_t device_handle(const Device &device);
 
 // Upstream reports failures as a null pointer and log lines; the lines tell what kind of failure it was.
@@ -105,7 +105,8 @@ struct OpenedModel {
 };
 
 // Checks the files and has upstream load them; without_weights: the tensors exist, but have no memory.
-OpenedModel open_model(const std::string &path, const Device &device, const LoadOptions &options, bool without_weights);
+OpenedModel open_model(const std::string &path, const std::vector<Device> &devices, const LoadOptions &options,
+                       bool without_weights);
 
 template <typename T> T round_up(T n, T step) {
     return (n + step - 1) / step * step;

@@ -301,13 +301,13 @@ void add_towers(gge_memory &memory, const gge_memory &towers) {
 
 } // namespace
 
-gge_memory estimate_llama_model(const std::string &path, const Device &device, const LoadOptions &options,
+gge_memory estimate_llama_model(const std::string &path, const std::vector<Device> &devices, const LoadOptions &options,
                                 int64_t n_tower_batch,
                                 const std::function<SessionOptions(const ModelFacts &)> &choose) {
     LoadOptions silent = options;
     silent.callbacks = {};
-    const OpenedModel opened = open_model(path, device, silent, true);
-    const bool on_cpu = device.kind == GGE_DEVICE_CPU;
+    const OpenedModel opened = open_model(path, devices, silent, true);
+    const bool on_cpu = devices.front().kind == GGE_DEVICE_CPU;
     const Shield shield;
     gge_memory memory{};
     try {
@@ -331,7 +331,8 @@ gge_memory estimate_llama_model(const std::string &path, const Device &device, c
         add_adapter(memory, adapter.path, llama_model_n_layer(opened.model.get()) + 1 - opened.n_gpu_layers,
                     opened.n_gpu_layers);
     }
-    add_towers(memory, estimate_towers(device, options, llama_model_n_embd_out(opened.model.get()), n_tower_batch));
+    add_towers(memory,
+               estimate_towers(devices.front(), options, llama_model_n_embd_out(opened.model.get()), n_tower_batch));
     return memory;
 }
 

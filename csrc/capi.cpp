@@ -113,17 +113,20 @@ int32_t gge_device_count(void) {
 
 gge_status gge_device_get(int32_t i, gge_device_info *out, gge_error *err) {
     return gge::guard(err, [&] {
-        const auto devices = gge::llama_devices();
+        const std::vector<gge::Device> devices = gge::llama_devices();
         if (i < 0 || static_cast<size_t>(i) >= devices.size()) {
             throw gge::Error(GGE_E_INVALID, "device " + std::to_string(i) + " does not exist, there are " +
                                                 std::to_string(devices.size()));
         }
-        const gge::Device &device = devices[static_cast<size_t>(i)];
+        gge::Device device = devices[static_cast<size_t>(i)];
+        gge::ask_driver(device);
         gge_device_info info{};
         info.kind = device.kind;
         info.index = device.index;
         info.memory_total = device.memory_total;
         info.memory_free = device.memory_free;
+        info.compute_major = device.capability.major;
+        info.compute_minor = device.capability.minor;
         gge::copy_string(info.name, device.name);
         gge::copy_string(info.description, device.description);
         gge::write_struct(out, info);

@@ -1,4 +1,4 @@
-// Choosing a device by name.
+// Choosing devices by name, and what is known of their memory.
 #pragma once
 
 #include "backend.h"
@@ -6,11 +6,24 @@
 namespace gge {
 
 struct DeviceChoice {
-    Device device;
+    std::vector<Device> devices; // one, or several GPUs that share out the layers
     std::string reason;
 };
 
-// devices: what there is, the CPU last. name: "auto", "cpu", "cuda", "cuda:1", "metal", ...
-DeviceChoice choose_device(const std::vector<Device> &devices, const std::string &name);
+// devices: what there is, the CPU last. names: "auto", "cpu", "cuda", "cuda:1", "metal", ..., or several of GPUs with
+// commas between them. Throws Error.
+DeviceChoice choose_devices(const std::vector<Device> &devices, const std::string &names, Split split);
+
+// "cuda:0,cuda:1"
+std::string names_of(const std::vector<Device> &devices, const char *separator = ",");
+
+// "512.0 MiB", "3.25 GiB"
+std::string show_bytes(int64_t bytes);
+
+// "1.50 GiB on cuda:0, 2.00 GiB on cuda:1"
+std::string show_free(const std::vector<Device> &devices);
+
+// Memory of the host that the kernel says is available; 0 where it does not.
+int64_t host_memory_available();
 
 } // namespace gge

@@ -161,8 +161,8 @@ SessionOptions largest_session(const ModelFacts &facts, const EngineOptions &opt
 }
 
 gge_memory estimate(const std::string &path, const LoadOptions &load, const EngineOptions &options) {
-    const DeviceChoice choice = choose_device(llama_devices(), load.device);
-    return estimate_llama_model(path, choice.device, load, tower_batch(options),
+    const DeviceChoice choice = choose_devices(llama_devices(), load.device, load.split);
+    return estimate_llama_model(path, choice.devices, load, tower_batch(options),
                                 [&](const ModelFacts &facts) { return largest_session(facts, options); });
 }
 

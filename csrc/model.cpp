@@ -24,8 +24,9 @@ Model::Model(std::unique_ptr<BackendModel> backend, DeviceChoice device)
 std::atomic<Model::Wrapper> Model::wrapper{nullptr};
 
 std::shared_ptr<const Model> Model::load(const std::string &path, const LoadOptions &options) {
-    DeviceChoice choice = choose_device(llama_devices(), options.device);
-    auto backend = load_llama_model(path, choice.device, options);
+    DeviceChoice choice = choose_devices(llama_devices(), options.device, options.split);
+    auto backend = load_llama_model(path, choice.devices, options);
+    std::for_each(choice.devices.begin(), choice.devices.end(), ask_driver);
     if (const Wrapper wrap = wrapper) {
         backend = wrap(std::move(backend));
     }
@@ -87,7 +88,7 @@ gge_model_info Model::info() const {
     copy_string(info.name, f.name);
     copy_string(info.quantization, f.quantization);
     copy_string(info.tokenizer, f.tokenizer);
-    copy_string(info.device, device_.device.name);
+    copy_string(info.device, names_of(device_.devices));
     copy_string(info.device_reason, device_.reason);
     copy_string(info.cpu_kernels, f.cpu_kernels);
     return info;

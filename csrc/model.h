@@ -22,6 +22,8 @@ public:
     const BackendModel &backend() const noexcept { return *backend_; }
     const ModelFacts &facts() const noexcept { return backend_->facts(); }
 
+    const std::vector<Device> &devices() const noexcept { return device_.devices; }
+
     // The file's pooling, or what follows from the attention type. May be RANK.
     gge_pooling pooling() const noexcept { return pooling_; }
 

@@ -35,9 +35,13 @@ struct InputReport {
     bool collects() const noexcept { return status != nullptr || on_error != nullptr; }
 };
 
+// What several devices are for.
+enum class Split { automatic, none, layer };
+
 struct LoadOptions {
     std::string device; // never empty
     int32_t n_gpu_layers = 0;
+    Split split = Split::automatic;
     bool mmap = true;
     bool cpu_kernels = true; // our own on the CPU
     std::vector<std::string> adapters;

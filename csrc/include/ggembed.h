@@ -137,12 +137,17 @@ typedef struct gge_device_info {
     int64_t memory_free;   /* bytes */
     char name[64];         /* what gge_model_options.device takes: "cpu", "cuda:0", "metal:0" */
     char description[192]; /* as the driver calls it */
+    int32_t compute_major; /* CUDA's compute capability, such as 9 and 0; 0 and 0 = none, or unknown */
+    int32_t compute_minor;
 } gge_device_info;
 
-/* Number of devices that this build can use here, the CPU included (it is the last one). Touches the drivers. */
+/* Number of devices that this build can use here, the CPU included (it is the last one). Starts the drivers. */
 int32_t gge_device_count(void);
 
-/* Describes device i of gge_device_count(). Statuses: GGE_E_INVALID. Any thread. */
+/*
+ * Describes device i of gge_device_count(). Asking a GPU for its memory takes some of it; in a process that was forked
+ * after the drivers had been started nobody asks, and its memory is 0. Statuses: GGE_E_INVALID. Any thread.
+ */
 gge_status gge_device_get(int32_t i, gge_device_info *out, gge_error *err);
 
 /* ------------------------------------------------------------------ model */
@@ -153,10 +158,18 @@ typedef struct gge_model gge_model;
 typedef int32_t gge_switch;
 enum { GGE_SWITCH_DEFAULT = 0, GGE_ON = 1, GGE_OFF = 2 };
 
+/* What several devices are for. */
+typedef int32_t gge_split;
+enum {
+    GGE_SPLIT_DEFAULT = 0, /* LAYER where several are named */
+    GGE_SPLIT_NONE = 1,    /* the model is on one device; several are GGE_E_UNSUPPORTED */
+    GGE_SPLIT_LAYER = 2    /* each has some of the layers, as many as its free memory says; one works at a time */
+};
+
 typedef struct gge_model_options {
     size_t struct_size;
     const char *device;       /* "auto" (NULL too): the first GPU, else the CPU. "cpu": no GPU is used at all. "cuda",
-                             "cuda:1", "metal", or another name of gge_device_get */
+                             "cuda:1", "metal", or another name of gge_device_get; or up to 8 GPUs, "cuda:0,cuda:1" */
     int32_t n_gpu_layers;     /* layers kept on the GPU: 0 = all, n > 0 = the last n, -1 = none */
     gge_switch mmap;          /* map the file instead of reading it; default on */
     gge_progress_fn progress; /* bytes of the file */
@@ -170,7 +183,7 @@ typedef struct gge_model_options {
                                   model: at most one for each modality; one file may hold both. Borrowed during the call */
     gge_switch cpu_kernels;    /* on the CPU, multiply by ggembed's own kernels where there are some for the weights and
                                   the CPU, which hold the weights in an order of their own; off: llama.cpp's; default on */
-    int32_t reserved;
+    gge_split split;
 } gge_model_options;
 
 /*
@@ -228,7 +241,7 @@ typedef struct gge_model_info {
     char name[128];          /* general.name, may be empty */
     char quantization[64];   /* llama.cpp's name of the file type: "F16", "Q8_0", "Q4_K - Medium" */
     char tokenizer[32];      /* tokenizer.ggml.model: "bert", "gpt2", "llama", "t5", "none" */
-    char device[64];         /* gge_device_info.name of where the weights are */
+    char device[64];         /* gge_device_info.name of where the weights are; of several, with commas between them */
     char device_reason[128]; /* why that device was chosen */
     int32_t n_cls_out;     /* outputs of the classification head; 0 = the file has none, or one that llama.cpp does not
                                 compute as its authors do: the model cannot rank */

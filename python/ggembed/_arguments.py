@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,16 @@ def find_with_projectors(path: str, modality: Modality) -> tuple[File, list[str]
         model = File(str(files.model), hub.pinned(path, files.revision))
         return model, list(map(str, files.mmproj))
     return File(path, absolute(path)), mmproj_files.beside(path, modality)
+
+
+def device_names(device: str | Sequence[str]) -> str:
+    """Devices as the library takes them."""
+    names = [device] if isinstance(device, str) or not isinstance(device, Iterable) else [*device]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"device must be a str or a sequence of them, got {device!r}")
+    if not all(name.strip() for name in names) or not names:
+        raise ValueError(f"device must name a device, got {device!r}")
+    return ",".join(names)
 
 
 def absolute(path: str) -> str:

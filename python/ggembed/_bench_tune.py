@@ -307,5 +307,5 @@ def _memory_limit(device: str) -> int | None:
     if device == "cpu":
         free = available_memory()
     else:
-        free = next(d.memory_free for d in _info.devices() if d.name == device)
+        free = sum(d.memory_free for d in _info.devices() if d.name in device.split(","))
     return None if free is None else int(free * _MEMORY_SHARE)

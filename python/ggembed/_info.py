@@ -218,7 +218,7 @@ def devices() -> list[DeviceInfo]:
     Returns
     -------
     list of DeviceInfo
-        Asking touches the drivers, but loads nothing.
+        Asking starts the drivers, and takes some memory of each GPU.
 
     Examples
     --------
@@ -226,8 +226,16 @@ def devices() -> list[DeviceInfo]:
     >>> devices()[-1].name
     'cpu'
     """
-    names = DeviceInfo.__dataclass_fields__
-    return [DeviceInfo(**{name: found[name] for name in names}) for found in _native.devices()]
+    return [_device(found) for found in _native.devices()]
+
+
+def _device(found: Mapping[str, Any]) -> DeviceInfo:
+    same = ("name", "kind", "index", "description", "memory_total", "memory_free")
+    capability = found["compute_major"], found["compute_minor"]
+    return DeviceInfo(
+        **{name: found[name] for name in same},
+        compute_capability=None if capability == (0, 0) else capability,
+    )
 
 
 def build_info() -> dict[str, Any]:

@@ -29,7 +29,7 @@ from .errors import (
 )
 from .projection import Projection
 
-ABI_VERSION = 4  # the GGE_ABI_VERSION that this module is written for
+ABI_VERSION = 5  # the GGE_ABI_VERSION that this module is written for
 __version__ = importlib.metadata.version("ggembed")
 LIBRARY_NAME = {"darwin": "libggembed.dylib", "win32": "ggembed.dll"}.get(
     sys.platform, "libggembed.so"
@@ -313,6 +313,7 @@ class Model:
         *,
         device: str,
         n_gpu_layers: int,
+        split: str = "default",
         adapters: Sequence[str] = (),
         mmproj: Sequence[str] = (),
         mmap: bool,
@@ -326,6 +327,7 @@ class Model:
         device_chars = ffi.new("char[]", c_string(device, "device"))
         opts.device = device_chars
         opts.n_gpu_layers = n_gpu_layers
+        opts.split = getattr(lib.lib, f"GGE_SPLIT_{split.upper()}")
         opts.mmap = lib.lib.GGE_ON if mmap else lib.lib.GGE_OFF
         opts.cpu_kernels = lib.lib.GGE_ON if cpu_kernels else lib.lib.GGE_OFF
         alive = [lib.arm(opts, call)]

@@ -170,7 +170,10 @@ def _devices(args: argparse.Namespace) -> None:
 
 def _device_row(device: DeviceInfo) -> list[str]:
     free, total = device.memory_free / 2**30, device.memory_total / 2**30
-    return [device.name, f"{free:.1f} of {total:.1f} GiB free", device.description]
+    row = [device.name, f"{free:.1f} of {total:.1f} GiB free", device.description]
+    if device.compute_capability is not None:
+        row[-1] += ", compute capability {}.{}".format(*device.compute_capability)
+    return row
 
 
 def _print_table(rows: Iterable[list[str]]) -> None:

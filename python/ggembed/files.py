@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import _native
+from . import _arguments, _native
 from . import mmproj as mmproj_files
 from ._calls import CPU_KERNELS, Progress, integer, one_of
 from .types import CpuKernels
@@ -60,7 +60,7 @@ def estimate(
     n_ubatch: int | None = None,
     n_seq_max: int | None = None,
     n_threads: int | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     n_gpu_layers: int | None = None,
     cpu_kernels: CpuKernels = "auto",
     adapters: Iterable[str | os.PathLike[str]] = (),
@@ -108,7 +108,7 @@ def estimate(
         gpu_layers = integer("n_gpu_layers", n_gpu_layers, 0) or -1
     found = _native.estimate(
         os.fspath(model),
-        device=device,
+        device=_arguments.device_names(device),
         n_gpu_layers=gpu_layers,
         cpu_kernels=one_of("cpu_kernels", cpu_kernels, CPU_KERNELS) == "auto",
         adapters=[os.fspath(file) for file in adapters],

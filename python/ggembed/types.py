@@ -24,6 +24,7 @@ Overflow = Literal["error", "truncate", "truncate_start"]
 CpuKernels = Literal["auto", "upstream"]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 OnError = Literal["raise", "collect"]
+Split = Literal["layer", "none"]
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -99,7 +100,10 @@ class DeviceInfo:
     description : str
         The device as its driver calls it.
     memory_total, memory_free : int
-        Memory in bytes.
+        Memory in bytes. That of GPUs is 0 in a process that was forked after their driver had been
+        started, where they cannot be used.
+    compute_capability : tuple of int or None
+        CUDA's, such as ``(9, 0)``; None for other devices.
     """
 
     name: str
@@ -108,6 +112,7 @@ class DeviceInfo:
     description: str
     memory_total: int
     memory_free: int
+    compute_capability: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,7 @@ class ModelInfo:
     media_template : str
         Template of inputs with media in calls that name none, ``"bare"`` or ``"chat"``.
     device, device_reason : str
-        Where the weights are, and why there.
+        Where the weights are, with commas between several devices, and why there.
     n_gpu_layers : int
         Layers on the device.
     cpu_kernels : str

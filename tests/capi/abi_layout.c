@@ -22,6 +22,8 @@ int main(void) {
     FIELD(gge_device_info, memory_free);
     FIELD(gge_device_info, name);
     FIELD(gge_device_info, description);
+    FIELD(gge_device_info, compute_major);
+    FIELD(gge_device_info, compute_minor);
 
     SIZE(gge_model_options);
     FIELD(gge_model_options, struct_size);
@@ -36,7 +38,7 @@ int main(void) {
     FIELD(gge_model_options, n_mmproj);
     FIELD(gge_model_options, mmproj);
     FIELD(gge_model_options, cpu_kernels);
-    FIELD(gge_model_options, reserved);
+    FIELD(gge_model_options, split);
 
     SIZE(gge_model_info);
     FIELD(gge_model_info, struct_size);

@@ -253,7 +253,7 @@ private:
 };
 
 inline std::shared_ptr<const gge::Model> wrap(std::unique_ptr<Model> model) {
-    return std::make_shared<const gge::Model>(std::move(model), gge::DeviceChoice{gge::Device{}, "fake"});
+    return std::make_shared<const gge::Model>(std::move(model), gge::DeviceChoice{{gge::Device{}}, "fake"});
 }
 
 } // namespace fake

@@ -443,7 +443,7 @@ def test_errors_come_through_a_pickle():
 HOLDER = """
 import sys
 from ggembed import Embedder
-embedder = Embedder(sys.argv[1], device="cpu", n_threads=1)
+embedder = Embedder(sys.argv[1], device="cpu", n_threads=1, cpu_kernels="upstream")
 embedder.encode("a few words")
 print("ready", flush=True)
 sys.stdin.readline()
