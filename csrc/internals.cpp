@@ -285,6 +285,7 @@ PYBIND11_MODULE(_ggembed_internals, m) {
              py::arg("widths") = std::vector<int32_t>(), py::arg("continues") = false, py::arg("wanted") = py::none());
     bind_attention(m);
     bind_matmul(m);
+    bind_products(m);
     bind_devices(m);
     bind_media(m);
     bind_towers(m);

@@ -9,4 +9,5 @@ void bind_attention(pybind11::module_ &m);
 void bind_matmul(pybind11::module_ &m);
 void bind_devices(pybind11::module_ &m);
 void bind_media(pybind11::module_ &m);
+void bind_products(pybind11::module_ &m);
 void bind_towers(pybind11::module_ &m);
