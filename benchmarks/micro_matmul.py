@@ -1,8 +1,8 @@
 """GOP/s of products with weights on the CPU, by our kernels and by llama.cpp's.
 
-    python benchmarks/micro_matmul.py                             # all types, some shapes, 1 and 2 threads
+    python benchmarks/micro_matmul.py        # all types, some shapes, 1 and 2 threads
     python benchmarks/micro_matmul.py Q4_K Q8_0 --shape 3072x1024 --tokens 512 --rounds 30
-    python benchmarks/micro_matmul.py --torch path/to/python      # and what PyTorch's oneDNN reaches
+    python benchmarks/micro_matmul.py --torch path/to/python   # and what PyTorch's oneDNN reaches
 
 Both are ops of a graph, what is done to the activations included, and take turns; the fastest round
 of each counts. llama.cpp's are those that it would choose for the weights: repacked, or as in the
