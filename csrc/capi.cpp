@@ -18,15 +18,20 @@ struct gge_media {
 };
 
 struct gge_tokens {
-    gge::Tokens tokens;
-    gge::Owner owner{};
+    explicit gge_tokens(gge::Tokens &&made) : tokens(std::make_shared<const gge::Tokens>(std::move(made))) {}
+    std::shared_ptr<const gge::Tokens> tokens;
+    gge::Owner owner;
 };
 
 struct gge_engine {
-    gge_engine(std::shared_ptr<const gge::Model> model, const gge::EngineOptions &options)
-        : engine(std::move(model), options) {}
-    gge::Engine engine;
-    gge::Owner owner;
+    std::shared_ptr<gge::Engine> engine;
+    gge::Owner owner{};
+};
+
+struct gge_request {
+    std::shared_ptr<gge::Engine> engine;
+    std::shared_ptr<gge::Job> job;
+    gge::Owner owner{};
 };
 
 namespace {
@@ -275,50 +280,101 @@ void gge_tokens_free(gge_tokens *tokens) {
 }
 
 int64_t gge_tokens_n_texts(const gge_tokens *tokens) {
-    return tokens == nullptr ? 0 : tokens->tokens.n_texts();
+    return tokens == nullptr ? 0 : tokens->tokens->n_texts();
 }
 
 const int32_t *gge_tokens_ids(const gge_tokens *tokens) {
-    return tokens == nullptr ? nullptr : tokens->tokens.ids.data();
+    return tokens == nullptr ? nullptr : tokens->tokens->ids.data();
 }
 
 const int64_t *gge_tokens_offsets(const gge_tokens *tokens) {
-    return tokens == nullptr ? nullptr : tokens->tokens.offsets.data();
+    return tokens == nullptr ? nullptr : tokens->tokens->offsets.data();
 }
 
 gge_status gge_engine_create(gge_model *model, const gge_engine_options *opts, gge_engine **out, gge_error *err) {
     return gge::guard(err, [&] {
         need(out, "out") = nullptr;
-        *out = new gge_engine(usable(model, "model").model, gge::read_options(opts));
+        *out = new gge_engine{std::make_shared<gge::Engine>(usable(model, "model").model, gge::read_options(opts))};
     });
 }
 
 void gge_engine_close(gge_engine *engine) {
     if (engine != nullptr && engine->owner.is_here()) {
-        engine->engine.close();
+        engine->engine->close();
+    }
+}
+
+void gge_engine_drain(gge_engine *engine) {
+    if (engine != nullptr && engine->owner.is_here()) {
+        engine->engine->drain();
     }
 }
 
 void gge_engine_free(gge_engine *engine) {
+    gge_engine_close(engine); // requests that are not finished keep it
     drop(engine);
 }
 
 void gge_engine_abort(gge_engine *engine) {
     if (engine != nullptr && engine->owner.is_here()) {
-        engine->engine.abort();
+        engine->engine->abort();
     }
 }
 
 gge_status gge_engine_get_info(const gge_engine *engine, gge_engine_info *out, gge_error *err) {
-    return gge::guard(err, [&] { gge::write_struct(out, usable(engine, "engine").engine.info()); });
+    return gge::guard(err, [&] { gge::write_struct(out, usable(engine, "engine").engine->info()); });
+}
+
+gge_status gge_engine_stats_get(const gge_engine *engine, gge_engine_stats *out, gge_error *err) {
+    return gge::guard(err, [&] { gge::write_struct(out, usable(engine, "engine").engine->stats()); });
 }
 
 gge_status gge_encode(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, void *out,
                       int64_t n_rows, int64_t row_stride, gge_error *err) {
     return gge::guard(err, [&] {
         usable(engine, "engine")
-            .engine.encode(usable(tokens, "tokens").tokens, gge::read_options(opts), {out, n_rows, row_stride});
+            .engine->encode(*usable(tokens, "tokens").tokens, gge::read_options(opts), {out, n_rows, row_stride});
     });
+}
+
+gge_status gge_submit(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, void *out,
+                      int64_t n_rows, int64_t row_stride, gge_done_fn on_done, void *done_data, gge_request **request,
+                      gge_error *err) {
+    return gge::guard(err, [&] {
+        need(request, "request") = nullptr;
+        auto made = std::make_unique<gge_request>();
+        made->engine = usable(engine, "engine").engine;
+        made->job = made->engine->prepare(usable(tokens, "tokens").tokens, gge::read_options(opts),
+                                          {out, n_rows, row_stride}, on_done, done_data);
+        *request = made.get(); // on_done may want it
+        try {
+            made->engine->submit(made->job);
+        } catch (...) {
+            *request = nullptr;
+            throw;
+        }
+        static_cast<void>(made.release());
+    });
+}
+
+gge_status gge_request_finish(gge_request *request, gge_error *err) {
+    bool is_done = false;
+    const gge_status status = gge::guard(err, [&] {
+        gge_request &found = usable(request, "request");
+        found.engine->await(*found.job);
+        is_done = true;
+        found.job->report();
+    });
+    if (is_done) {
+        delete request;
+    }
+    return status;
+}
+
+void gge_request_abort(gge_request *request) {
+    if (request != nullptr && request->owner.is_here()) {
+        request->engine->abort(*request->job);
+    }
 }
 
 gge_status gge_convert_rows(const float *rows, int64_t n_rows, int64_t row_stride, int64_t width, gge_output_type type,

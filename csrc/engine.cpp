@@ -1,6 +1,5 @@
-// One worker thread owns the compute state and takes one job after the other. The job of a call is a list of
-// micro-batches made by the planner; between two of them the worker looks at the abort flag and the caller, woken up,
-// runs its callbacks on its own thread.
+// One worker thread owns the compute state. A turn of it is a micro-batch that the scheduler makes of the inputs of all
+// jobs, or an input that is longer than that; between two turns jobs come, end and overtake each other.
 //
 // Pooling is done here and not in llama.cpp (docs/adr/0002): its mean over an input that spans micro-batches is only
 // the mean of the last piece, and token rows serve every pooling type alike.
@@ -9,9 +8,7 @@
 #include "threads.h"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
-#include <tuple>
 
 namespace gge {
 namespace {
@@ -86,72 +83,6 @@ bool may_split(const ModelFacts &facts, const EngineOptions &options) {
     return facts.has_cache && !runs_whole && is_causal(facts, options.attention);
 }
 
-std::string too_long(const Tokens &tokens, int64_t i, int64_t n_ctx) {
-    return tokens.name(i) + " has " + std::to_string(tokens.n_tokens(i)) + " tokens, the context holds " +
-           std::to_string(n_ctx);
-}
-
-void check_adapter_choice(const ModelFacts &f, const Tokens &tokens, int32_t adapter) {
-    if (adapter > f.n_adapters) {
-        throw Error(GGE_E_INVALID, "adapter is " + std::to_string(adapter) + ", the model was loaded with " +
-                                       std::to_string(f.n_adapters) + " adapters");
-    }
-    if (!tokens.media.empty() && f.token_adapters.count(adapter) > 0) {
-        throw Error(GGE_E_UNSUPPORTED,
-                    "adapter " + std::to_string(adapter) + " changes token_embd.weight, so it does not go with media");
-    }
-}
-
-// What a call wants its rows to be, checked against the model and the caller's buffer.
-// Scores are what the head says: nothing is made of them but another type.
-RowFormat rank_format(const ModelFacts &f, const EncodeOptions &options) {
-    if (f.n_cls_out == 0) {
-        throw Error(GGE_E_UNSUPPORTED, f.cannot_rank);
-    }
-    if (options.truncate_dim > 0 || options.projection != nullptr) {
-        throw Error(GGE_E_INVALID, std::string(options.truncate_dim > 0 ? "truncate_dim" : "projection") +
-                                       " does not apply to the scores of pooling rank");
-    }
-    RowFormat format;
-    format.n_embd = static_cast<size_t>(f.n_cls_out);
-    format.n_out = format.n_embd;
-    format.normalize = options.normalize == GGE_ON;
-    format.type = options.output_type;
-    format.ranges = options.ranges;
-    return format;
-}
-
-RowFormat read_format(const ModelFacts &f, const EncodeOptions &options) {
-    RowFormat format;
-    format.n_embd = static_cast<size_t>(f.n_embd);
-    format.projection = options.projection;
-    format.projection_bias = options.projection_bias;
-    format.n_projection = static_cast<size_t>(options.n_projection);
-    const int32_t width = options.projection == nullptr ? f.n_embd : options.n_projection;
-    if (options.truncate_dim > width) {
-        throw Error(GGE_E_INVALID, "truncate_dim is " + std::to_string(options.truncate_dim) + ", rows have " +
-                                       std::to_string(width) + " values");
-    }
-    format.n_out = static_cast<size_t>(options.truncate_dim > 0 ? options.truncate_dim : width);
-    format.normalize = options.normalize != GGE_OFF;
-    format.type = options.output_type;
-    format.ranges = options.ranges;
-    return format;
-}
-
-// What ended a job.
-std::pair<gge_status, std::string> describe(const std::exception_ptr &error) {
-    try {
-        std::rethrow_exception(error);
-    } catch (const Error &e) {
-        return {e.status(), e.what()};
-    } catch (const std::bad_alloc &) {
-        return {GGE_E_MEMORY, "out of memory"};
-    } catch (const std::exception &e) {
-        return {GGE_E_INTERNAL, e.what()};
-    }
-}
-
 } // namespace
 
 SessionOptions largest_session(const ModelFacts &facts, const EngineOptions &options) {
@@ -166,125 +97,25 @@ gge_memory estimate(const std::string &path, const LoadOptions &load, const Engi
                                 [&](const ModelFacts &facts) { return largest_session(facts, options); });
 }
 
-struct Engine::Job {
-    Job(const Tokens &t, const EncodeOptions &o, const RowsOut &out_, gge_pooling pooling_, const RowFormat &format_)
-        : tokens(t), options(o), out(out_), pooling(pooling_), format(format_), status(t.status),
-          finished(t.status.size(), false), pooler(pooling_, format_.n_embd), writer(format_) {}
-
-    const Tokens &tokens;
-    const EncodeOptions &options;
-    const RowsOut out;
-    const gge_pooling pooling;
-    const RowFormat format;
-    std::vector<gge_status> status;
-    std::vector<bool> finished; // the row is there, or the input has failed
-    std::map<int64_t, std::string> messages;
-    std::vector<int64_t> n_tokens; // per input, 0 for those that are not computed
-    int64_t n_total = 0;
-
-    // worker only
-    Pooler pooler;
-    RowWriter writer;
-    std::vector<int64_t> not_finite;
-    int n_faults = 0; // in upstream, with an input alone
-
-    std::atomic<bool> abort{false};
-    std::atomic<int64_t> n_done{0};
-
-    std::condition_variable changed; // its caller waits for that
-
-    // under mutex_
-    bool done = false;
-    bool closed = false;
-    std::exception_ptr error;
-
-    void *row(int64_t i) const {
-        const auto stride = out.row_stride * static_cast<int64_t>(element_bytes(format.type));
-        return static_cast<char *>(out.data) + i * stride;
-    }
-
-    int64_t n_tokens_of(int64_t i) const { return n_tokens[static_cast<size_t>(i)]; }
-
-    // Tokens of the longest input that has no more than that, 0 if there is none.
-    int64_t longest_up_to(int64_t limit) const {
-        int64_t longest = 0;
-        for (const int64_t n : n_tokens) {
-            longest = n <= limit ? std::max(longest, n) : longest;
-        }
-        return longest;
-    }
-
-    // Notes that input i has no row, or fails the call if the caller does not collect.
-    void fail(int64_t i, gge_status why, const std::string &message) {
-        if (!options.report.collects()) {
-            throw Error(why, message, i);
-        }
-        status[static_cast<size_t>(i)] = why;
-        finished[static_cast<size_t>(i)] = true;
-        n_tokens[static_cast<size_t>(i)] = 0;
-        messages[i] = message;
-        int64_t begin = i;
-        int64_t end = i + 1;
-        if (pooling == GGE_POOLING_NONE) {
-            begin = tokens.offsets[static_cast<size_t>(i)];
-            end = tokens.offsets[static_cast<size_t>(i) + 1];
-        }
-        for (int64_t r = begin; r < end; ++r) {
-            writer.fill_failed(row(r));
-        }
-    }
-};
-
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
     : model_(std::move(model)), may_split_(may_split(model_->facts(), options)),
       n_ctx_(longest_input(model_->facts(), options)), first_session_(first_session(model_->facts(), options)),
       attention_(is_causal(model_->facts(), options.attention) ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL),
-      session_options_(first_session_) {
+      n_tower_batch_(tower_batch(options)), session_options_(first_session_),
+      scheduler_({first_session_.n_ubatch, first_session_.n_seq_max, options.max_queued_tokens}) {
     session_ = model_->backend().open(session_options_);
-    media_ = std::make_unique<MediaRows>(*model_, first_session_.n_threads, tower_batch(options));
+    towers_ = std::make_unique<Towers>(*model_, first_session_.n_threads);
+    const auto n_seq_max = static_cast<size_t>(first_session_.n_seq_max);
+    turn_.reserve(n_seq_max);
+    turn_jobs_.reserve(n_seq_max);
+    batch_.reserve(n_seq_max);
+    computed_.reserve(n_seq_max);
     worker_ = std::thread(&Engine::work, this);
+    worker_id_ = worker_.get_id();
 }
 
 Engine::~Engine() {
     close();
-}
-
-void Engine::close() noexcept {
-    std::thread worker;
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        closing_ = true;
-        for (const auto &job : queue_) {
-            job->closed = true;
-            job->done = true;
-            job->changed.notify_one();
-        }
-        queue_.clear();
-        if (running_) {
-            running_->closed = true;
-            running_->abort = true;
-        }
-        worker.swap(worker_); // only one of several closing threads gets to join
-    }
-    wake_.notify_all();
-    if (worker.joinable()) {
-        worker.join();
-        media_.reset();
-        session_.reset();
-    }
-}
-
-void Engine::abort() noexcept {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (const auto &job : queue_) {
-        job->abort = true;
-        job->done = true;
-        job->changed.notify_one();
-    }
-    queue_.clear();
-    if (running_) {
-        running_->abort = true;
-    }
 }
 
 gge_engine_info Engine::info() const {
@@ -297,46 +128,73 @@ gge_engine_info Engine::info() const {
     return info;
 }
 
-void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const RowsOut &out) {
-    if (tokens.model != model_) {
-        throw Error(GGE_E_INVALID, "the tokens come from another model than the engine's");
-    }
-    const gge_pooling pooling = options.pooling == GGE_POOLING_DEFAULT ? model_->pooling() : options.pooling;
-    const ModelFacts &f = model_->facts();
-    check_adapter_choice(f, tokens, options.adapter);
-    const RowFormat format = pooling == GGE_POOLING_RANK ? rank_format(f, options) : read_format(f, options);
-    check_out(out, pooling == GGE_POOLING_NONE ? static_cast<int64_t>(tokens.ids.size()) : tokens.n_texts(),
-              format.type, format.n_out);
+gge_engine_stats Engine::stats() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    gge_engine_stats stats = stats_;
+    const double seconds = std::chrono::duration<double>(Clock::now() - since_).count();
+    (computes_ ? stats.seconds_computing : stats.seconds_waiting) += seconds;
+    stats.n_texts_queued = scheduler_.n_queued_inputs();
+    stats.n_tokens_queued = scheduler_.n_queued_tokens();
+    stats.n_calls_running =
+        std::count_if(jobs_.begin(), jobs_.end(), [](const std::shared_ptr<Job> &job) { return job && job->started; });
+    stats.n_calls_queued = n_jobs_ - stats.n_calls_running;
+    return stats;
+}
 
-    const auto job = std::make_shared<Job>(tokens, options, out, pooling, format);
-    job->n_tokens.resize(job->status.size());
-    for (int64_t i = 0; i < tokens.n_texts(); ++i) {
-        const int64_t n = tokens.n_tokens(i);
-        if (tokens.status[static_cast<size_t>(i)] != GGE_OK) {
-            job->fail(i, tokens.status[static_cast<size_t>(i)], tokens.messages.at(i));
-        } else if (n == 0) {
-            job->fail(i, GGE_E_EMPTY, tokens.name(i) + " has no tokens");
-        } else if (n > n_ctx_) {
-            job->fail(i, GGE_E_TOO_LONG, too_long(tokens, i, n_ctx_));
-        } else {
-            job->n_tokens[static_cast<size_t>(i)] = n;
-            job->n_total += n;
-        }
+// ---------------------------------------------------------------- callers
+
+void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const RowsOut &out) {
+    if (on_worker()) {
+        throw Error(GGE_E_BUSY, "the engine's own thread cannot wait for it");
     }
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (closing_) {
-            job->closed = true;
-            job->done = true;
-        } else if (job->n_total > 0) {
-            queue_.push_back(job);
-            wake_.notify_one();
-        } else {
-            job->done = true;
-        }
-    }
+    const std::shared_ptr<const Tokens> borrowed(std::shared_ptr<const Tokens>(), &tokens);
+    const auto job = std::make_shared<Job>(*model_, borrowed, options, out, n_ctx_);
+    enqueue(job, false); // callers that wait are a bound by themselves
     wait(*job);
-    finish(*job);
+    job->report();
+}
+
+std::shared_ptr<Job> Engine::prepare(std::shared_ptr<const Tokens> tokens, const EncodeOptions &options,
+                                     const RowsOut &out, gge_done_fn on_done, void *user_data) const {
+    if (options.callbacks.progress != nullptr || options.callbacks.abort != nullptr) {
+        throw Error(GGE_E_INVALID, "progress and abort are for calls that wait");
+    }
+    auto job = std::make_shared<Job>(*model_, std::move(tokens), options, out, n_ctx_);
+    job->on_done = on_done;
+    job->user_data = user_data;
+    job->told = on_done == nullptr;
+    return job;
+}
+
+void Engine::submit(const std::shared_ptr<Job> &job) {
+    enqueue(job, true);
+}
+
+void Engine::enqueue(const std::shared_ptr<Job> &job, bool bounded) {
+    Shelf inputs(job->n_tokens);
+    const JobKind kind{job->options.adapter, job->options.adapter_scale, job->rank(), job->has_media()};
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (closing_ || draining_) {
+        if (bounded) {
+            throw Error(GGE_E_CLOSED, "the engine is closed");
+        }
+        job->closed = true;
+        job->done = true;
+        return;
+    }
+    if (bounded && !scheduler_.has_room(job->n_total)) {
+        throw Error(GGE_E_BUSY, "the queue has no room for " + std::to_string(job->n_total) + " tokens more");
+    }
+    if (static_cast<size_t>(n_jobs_) == jobs_.size()) {
+        jobs_.emplace_back();
+    }
+    job->number = scheduler_.add(std::move(inputs), kind, bounded, stats_.n_tokens);
+    jobs_[job->number] = job;
+    ++n_jobs_;
+    if (job->n_left == 0) {
+        end(*job);
+    }
+    wake_.notify_one();
 }
 
 // Waits for a job, running the caller's callbacks on the caller's thread.
@@ -353,17 +211,9 @@ void Engine::wait(Job &job) {
             callbacks.progress(callbacks.user_data, n_done, job.n_total);
         }
         if (callbacks.abort != nullptr && !job.abort && callbacks.abort(callbacks.user_data) != 0) {
-            job.abort = true;
+            abort(job);
         }
         lock.lock();
-        if (job.abort && !job.closed) { // not started yet: the queue is the only one that knows it
-            const auto queued =
-                std::find_if(queue_.begin(), queue_.end(), [&](const auto &q) { return q.get() == &job; });
-            if (queued != queue_.end()) {
-                queue_.erase(queued);
-                job.done = true;
-            }
-        }
     }
     lock.unlock();
     if (!job.error && !job.closed && !job.abort && callbacks.progress != nullptr && job.n_total > 0 &&
@@ -372,151 +222,356 @@ void Engine::wait(Job &job) {
     }
 }
 
-// Tells the caller what came of a job.
-void Engine::finish(Job &job) {
-    gge_status ended = GGE_OK;
-    std::string why;
-    const bool complete = std::find(job.finished.begin(), job.finished.end(), false) == job.finished.end();
-    if (job.error) {
-        std::tie(ended, why) = describe(job.error);
-    } else if (job.closed && !complete) {
-        ended = GGE_E_CLOSED;
-        why = "the engine is closed";
-    } else if (job.abort && !complete) {
-        ended = GGE_E_ABORTED;
-        why = "the call was aborted";
+void Engine::await(Job &job) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (on_worker() && !job.done) {
+        throw Error(GGE_E_BUSY, "the request is not done, and the engine's own thread cannot wait for it");
     }
-    const InputReport &report = job.options.report;
-    if (report.collects()) {
-        for (int64_t i = 0; ended != GGE_OK && i < job.tokens.n_texts(); ++i) {
-            if (!job.finished[static_cast<size_t>(i)]) {
-                job.fail(i, ended, why);
-            }
-        }
-        if (report.status != nullptr) {
-            std::copy(job.status.begin(), job.status.end(), report.status);
-        }
-        for (const auto &[i, message] : job.messages) {
-            if (report.on_error != nullptr) {
-                report.on_error(job.options.callbacks.user_data, i, job.status[static_cast<size_t>(i)],
-                                message.c_str());
-            }
+    job.changed.wait(lock, [&] { return job.done && (job.told || on_worker()); });
+}
+
+void Engine::abort(Job &job) noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stop(job);
+}
+
+void Engine::abort() noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stop_all();
+}
+
+void Engine::close() noexcept {
+    std::thread worker;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        closing_ = true;
+        stop_all();
+        if (!on_worker()) {
+            worker.swap(worker_); // only one of several closing threads gets to join
         }
     }
-    if (job.error) {
-        std::rethrow_exception(job.error);
-    }
-    if (ended != GGE_OK) {
-        throw Error(ended, why);
+    wake_.notify_all();
+    idle_.notify_all();
+    if (worker.joinable()) {
+        worker.join();
+        towers_.reset();
+        session_.reset();
     }
 }
+
+void Engine::drain() noexcept {
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+        draining_ = true;
+        idle_.wait(lock, [&] { return n_jobs_ == 0 || closing_ || on_worker(); });
+    }
+    close();
+}
+
+// ---------------------------------------------------------------- with the mutex held
+
+// Takes a job out of the queue at once, unless the worker is computing it.
+void Engine::stop(Job &job) noexcept {
+    if (job.done) {
+        return;
+    }
+    job.closed = closing_;
+    job.abort = true;
+    if (job.computed) {
+        stop_ = std::all_of(computed_.begin(), computed_.end(), [](const Job *other) { return other->abort.load(); });
+    } else {
+        end(job);
+    }
+}
+
+void Engine::stop_all() noexcept {
+    for (size_t i = 0; i < jobs_.size(); ++i) {
+        if (jobs_[i]) {
+            stop(*jobs_[i]);
+        }
+    }
+}
+
+void Engine::end(Job &job) noexcept {
+    const std::shared_ptr<Job> owner = std::move(jobs_[job.number]);
+    jobs_[job.number].reset();
+    scheduler_.remove(job.number);
+    --n_jobs_;
+    job.media.reset();
+    job.done = true;
+    stats_.n_calls += 1;
+    stats_.n_calls_aborted += job.abort && !job.closed && job.n_left > 0 ? 1 : 0;
+    stats_.n_texts_failed += job.n_failed;
+    if (job.on_done != nullptr) {
+        (ended_ == nullptr ? ended_ : last_ended_->next_ended) = owner;
+        last_ended_ = &job;
+        wake_.notify_one();
+    }
+    job.changed.notify_all();
+    if (n_jobs_ == 0) {
+        idle_.notify_all();
+    }
+}
+
+// Notes what the worker does from now on.
+void Engine::clock(bool computes) noexcept {
+    const Clock::time_point now = Clock::now();
+    (computes_ ? stats_.seconds_computing : stats_.seconds_waiting) +=
+        std::chrono::duration<double>(now - since_).count();
+    since_ = now;
+    computes_ = computes;
+}
+
+// ---------------------------------------------------------------- the worker
 
 void Engine::work() noexcept {
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-        wake_.wait(lock, [&] { return closing_ || !queue_.empty(); });
+        wake_.wait(lock, [&] { return closing_ || ended_ != nullptr || !scheduler_.empty(); });
+        tell_ended(lock);
         if (closing_) {
             return;
         }
-        const std::shared_ptr<Job> job = std::move(queue_.front());
-        queue_.pop_front();
-        running_ = job;
+        if (begin_turn()) {
+            lock.unlock();
+            run_turn();
+            lock.lock();
+            end_turn();
+        }
+    }
+}
+
+void Engine::tell_ended(std::unique_lock<std::mutex> &lock) noexcept {
+    while (ended_ != nullptr) {
+        const std::shared_ptr<Job> job = std::move(ended_);
+        ended_ = std::move(job->next_ended);
         lock.unlock();
-        std::exception_ptr error;
-        try {
-            run(*job);
-        } catch (...) {
-            if (!job->abort) { // otherwise it is known why it ended
-                error = std::current_exception();
-            }
-        }
-        media_->clear();
+        job->on_done(job->user_data);
         lock.lock();
-        running_.reset();
-        job->error = error;
-        job->done = true;
-        job->changed.notify_one();
+        job->told = true;
+        job->changed.notify_all();
     }
 }
 
-void Engine::run(Job &job) {
-    const std::string lack = find_room(job);
-    for (int64_t i = 0; !lack.empty() && i < job.tokens.n_texts(); ++i) {
-        if (job.n_tokens_of(i) > session_options_.n_ctx) {
-            job.fail(i, GGE_E_MEMORY,
-                     job.tokens.name(i) + " has " + std::to_string(job.n_tokens_of(i)) +
-                         " tokens, there is memory for " + std::to_string(session_options_.n_ctx) + ": " + lack);
+// Has the scheduler choose what runs. Returns whether there is something.
+bool Engine::begin_turn() noexcept {
+    turn_.clear();
+    turn_jobs_.clear();
+    for (const Scheduler::Input &input : scheduler_.next()) {
+        Job *const job = jobs_[input.job].get();
+        turn_.push_back({job, {input.i_input, 0, input.n_tokens}});
+        if (turn_jobs_.empty() || turn_jobs_.back() != job) {
+            turn_jobs_.push_back(job);
+            job->started = true;
+            job->computed = true;
         }
     }
-    run_plan(job, plan(job.n_tokens, limits()));
+    computed_ = turn_jobs_;
+    stop_ = false;
+    counts_ = {};
+    clock(!turn_.empty());
+    return !turn_.empty();
 }
 
-// Makes room for the longest input of a job, or for the longest that there is memory for: returns why not for more.
-std::string Engine::find_room(const Job &job) {
-    const bool rank = job.pooling == GGE_POOLING_RANK;
-    std::string lack;
-    int64_t longest = job.longest_up_to(n_ctx_);
-    const bool is_long = longest > std::max(first_session_.n_ctx, session_options_.n_ctx / 2);
-    n_tokens_since_long_ = is_long ? 0 : n_tokens_since_long_ + job.n_total;
-    while (true) {
+void Engine::run_turn() noexcept {
+    try {
+        Job &job = *turn_.front().job;
+        job.has_media() ? run_media(job) : run_inputs();
+    } catch (...) { // no input's own
+        for (Job *const job : turn_jobs_) {
+            if (!job->over()) { // otherwise it is known why it ended
+                job->error = std::current_exception();
+            }
+        }
+    }
+}
+
+void Engine::end_turn() noexcept {
+    stats_.n_texts += counts_.n_texts;
+    stats_.n_tokens += counts_.n_tokens;
+    stats_.n_microbatches += counts_.n_microbatches;
+    stats_.n_tokens_offered += counts_.n_tokens_offered;
+    stats_.n_graphs_reused = n_graphs_before_ + n_graphs_;
+    clock(false);
+    computed_.clear();
+    for (Job *const job : turn_jobs_) {
+        job->computed = false;
+        if (job->over()) {
+            end(*job);
+        } else if (job->has_media()) {
+            scheduler_.set_left(job->number, job->n_left, std::max(job->n_total - job->n_done, int64_t{1}));
+        }
+    }
+}
+
+// A micro-batch that holds inputs of one job or several, or an input that is longer than that.
+void Engine::run_inputs() {
+    const auto [first, piece] = turn_.front();
+    const int64_t n_tokens = std::accumulate(turn_.begin(), turn_.end(), int64_t{0},
+                                             [](int64_t n, const Share &share) { return n + share.piece.end; });
+    if (!make_room(*first, piece.end, n_tokens)) {
+        return;
+    }
+    const bool is_long = piece.end > first_session_.n_ubatch;
+    try {
+        if (is_long) {
+            run_input(*first, piece.i_input, true);
+        } else {
+            compute(turn_);
+        }
+    } catch (const Error &e) {
+        retry_alone(e);
+    }
+    for (Job *const job : turn_jobs_) {
+        retry_not_finite(*job);
+    }
+    for (size_t k = 0; k < turn_.size() && !is_long; ++k) {
+        turn_[k].job->n_done += turn_[k].piece.end;
+    }
+    for (Job *const job : turn_jobs_) {
+        tell_progress(*job);
+    }
+}
+
+// The next micro-batch of a job with media, or those of its next input that is split.
+void Engine::run_media(Job &job) {
+    if (job.media == nullptr) {
+        make_room(job, job.longest, 0);
+        job.media = std::make_unique<MediaPlan>(
+            MediaPlan{plan(job.n_tokens, limits(job.rank())), MediaRows(*towers_, *job.tokens, n_tower_batch_)});
+    }
+    MediaPlan &media = *job.media;
+    bool ends = false;
+    while (!job.over() && !ends) {
+        run_media_batch(job, media.next++);
+        ends = media.next == media.plan.size() || !media.plan[media.next].continues();
+    }
+}
+
+void Engine::run_media_batch(Job &job, size_t at) {
+    MediaPlan &media = *job.media;
+    const Microbatch batch = media.plan[at];
+    turn_.clear();
+    for (const Piece &piece : batch) {
+        turn_.push_back({&job, piece});
+    }
+    const int64_t n = job.n_tokens_of(batch[0].i_input); // 0: the input has failed
+    if (n > 0 && make_room(job, n, batch.n_tokens())) {
         try {
-            fit_session(longest, rank);
-            return lack;
+            media.rows.prepare(media.plan, at, stop_);
+            compute(turn_);
         } catch (const Error &e) {
-            if (e.status() != GGE_E_MEMORY || longest <= first_session_.n_ctx) {
-                throw;
-            }
-            lack = e.what();
+            retry_alone(e);
         }
-        longest = job.longest_up_to((longest - 1) / growth_step * growth_step); // that a smaller session has room for
     }
-}
-
-void Engine::run_plan(Job &job, const Plan &plan) {
-    media_->start(job.tokens);
-    for (size_t b = 0; b < plan.size() && !job.abort; ++b) {
-        const Microbatch batch = plan[b];
-        const bool dropped = batch.continues() && job.n_tokens_of(batch[0].i_input) == 0;
-        if (!dropped) {
-            try {
-                media_->prepare(plan, b, job.abort);
-                compute(job, batch);
-            } catch (const Error &e) {
-                if (job.abort) {
-                    throw;
-                }
-                retry_alone(job, batch, e);
-            }
-        }
-        job.n_done += batch.n_tokens();
-        if (job.options.callbacks.progress != nullptr) {
-            job.changed.notify_one();
-        }
-        if (b + 1 == plan.size() || !plan[b + 1].continues()) {
-            retry_not_finite(job);
-        }
-        media_->release(b);
+    job.n_done += batch.n_tokens();
+    tell_progress(job);
+    if (at + 1 == media.plan.size() || !media.plan[at + 1].continues()) {
+        retry_not_finite(job);
     }
+    media.rows.release(at);
 }
 
 // Of a micro-batch that could not be computed, only the input at fault fails: each one runs again alone. A device that
-// failed, or memory for a single input, is not asked twice. A fault in upstream costs the compute state it happened in,
-// which is never freed (backend_llama.cpp), so that a few of them end the job.
-void Engine::retry_alone(Job &job, const Microbatch &batch, const Error &error) {
-    for (const Piece &piece : batch) {
-        if (batch.size() == 1 || error.status() == GGE_E_DEVICE) {
-            job.fail(piece.i_input, error.status(), error.what());
+// failed, or memory for a single input, is not asked twice, unless inputs of other jobs were with it.
+void Engine::retry_alone(const Error &error) {
+    for (const Share &share : turn_) {
+        Job &job = *share.job;
+        if (job.over()) {
             continue;
         }
+        if (turn_.size() == 1 || (error.status() == GGE_E_DEVICE && turn_jobs_.size() == 1)) {
+            fail(job, share.piece.i_input, error);
+            continue;
+        }
+        stop_with(job);
         try {
-            run_alone(job, piece.i_input);
+            run_input(job, share.piece.i_input, false);
         } catch (const Error &e) {
-            if (job.abort || (e.status() == GGE_E_INTERNAL && ++job.n_faults > max_n_faults)) {
-                throw;
-            }
-            job.fail(piece.i_input, e.status(), e.what());
+            fail(job, share.piece.i_input, e);
         }
     }
+}
+
+// A value that is not finite may come from the input itself or from what an earlier one left in the cache: a masked
+// cell that holds NaN still poisons the sum, since 0 * NaN is NaN. So each such input runs again alone, on a wiped
+// cache.
+void Engine::retry_not_finite(Job &job) {
+    if (job.not_finite.empty()) {
+        return;
+    }
+    stop_with(job);
+    const std::vector<int64_t> suspects = std::move(job.not_finite);
+    job.not_finite.clear();
+    for (const int64_t i : suspects) {
+        if (job.over()) {
+            return;
+        }
+        wipe();
+        try {
+            run_input(job, i, false);
+        } catch (const Error &e) {
+            fail(job, i, e);
+        }
+        if (!job.not_finite.empty()) {
+            job.not_finite.clear();
+            wipe();
+            job.fail(i, GGE_E_NOT_FINITE, "the row of " + job.tokens->name(i) + " is not finite");
+        }
+    }
+}
+
+// Computes an input by itself, in as many pieces as it needs, which nobody else's come between.
+void Engine::run_input(Job &job, int64_t i, bool tells) {
+    const int64_t n = job.n_tokens_of(i);
+    const PlanLimits limit = limits(job.rank());
+    const int64_t most = limit.may_split ? limit.n_ubatch : n;
+    for (int64_t begin = 0; begin < n; begin += most) {
+        const Piece piece{i, begin, std::min(n, begin + most)};
+        if (stop_) {
+            throw Error(GGE_E_ABORTED, "aborted");
+        }
+        batch_.assign(1, {&job, piece});
+        if (job.media) {
+            job.media->rows.prepare_alone({&piece, &piece + 1}, stop_);
+        }
+        compute(batch_);
+        if (job.media) {
+            job.media->rows.release_alone();
+        }
+        if (tells) {
+            job.n_done += piece.end - piece.begin;
+            tell_progress(job);
+            std::unique_lock<std::mutex> lock(mutex_);
+            tell_ended(lock);
+        }
+    }
+}
+
+// What became of an input alone. A fault in upstream costs the compute state it happened in, which is never freed
+// (backend_llama.cpp), so that a few of them end the job.
+void Engine::fail(Job &job, int64_t i, const Error &error) {
+    if (job.over()) {
+        return;
+    }
+    if (error.status() == GGE_E_INTERNAL && ++job.n_faults > max_n_faults) {
+        job.error = std::make_exception_ptr(error);
+    } else {
+        job.fail(i, error.status(), error.what());
+    }
+}
+
+void Engine::tell_progress(Job &job) {
+    if (job.options.callbacks.progress != nullptr) {
+        job.changed.notify_one();
+    }
+}
+
+// From now on the abort of that job alone stops the worker.
+void Engine::stop_with(Job &job) noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    computed_.assign(1, &job);
+    stop_ = job.abort.load();
 }
 
 // A micro-batch must give at least one row, so that a piece without pooled tokens gives one that is not pooled.
@@ -528,8 +583,8 @@ Engine::ReadRows Engine::rows_to_read(const Job &job, const Piece &piece) {
     if (job.pooling == GGE_POOLING_CLS) {
         return {piece.begin, 1, true};
     }
-    const auto pooled = job.tokens.pooled.find(piece.i_input);
-    if (job.pooling != GGE_POOLING_MEAN || pooled == job.tokens.pooled.end()) {
+    const auto pooled = job.tokens->pooled.find(piece.i_input);
+    if (job.pooling != GGE_POOLING_MEAN || pooled == job.tokens->pooled.end()) {
         return {piece.begin, n, true};
     }
     const int64_t begin = std::max(piece.begin, pooled->second.begin);
@@ -537,58 +592,80 @@ Engine::ReadRows Engine::rows_to_read(const Job &job, const Piece &piece) {
     return begin < end ? ReadRows{begin, end - begin, true} : ReadRows{piece.end - 1, 1, false};
 }
 
-void Engine::fill_tokens(const Job &job, const Microbatch &batch) {
-    const auto n_tokens = static_cast<size_t>(batch.n_tokens());
+void Engine::fill_tokens(const std::vector<Share> &batch) {
+    const auto n_tokens =
+        static_cast<size_t>(std::accumulate(batch.begin(), batch.end(), int64_t{0}, [](int64_t n, const Share &share) {
+            return n + share.piece.end - share.piece.begin;
+        }));
     tokens_.ids.resize(n_tokens);
     tokens_.positions.resize(n_tokens);
     tokens_.sequences.resize(n_tokens);
     tokens_.wanted.assign(n_tokens, 0);
     std::ptrdiff_t at = 0;
     for (size_t k = 0; k < batch.size(); ++k) {
-        const Piece &piece = batch[k];
+        const auto &[job, piece] = batch[k];
+        const Tokens &tokens = *job->tokens;
         const int64_t n = piece.end - piece.begin;
-        const int64_t first = job.tokens.offsets[static_cast<size_t>(piece.i_input)] + piece.begin;
-        std::copy_n(job.tokens.ids.begin() + first, n, tokens_.ids.begin() + at);
-        if (job.tokens.positions.empty()) {
+        const int64_t first = tokens.offsets[static_cast<size_t>(piece.i_input)] + piece.begin;
+        std::copy_n(tokens.ids.begin() + first, n, tokens_.ids.begin() + at);
+        if (tokens.positions.empty()) {
             std::iota(tokens_.positions.begin() + at, tokens_.positions.begin() + at + n,
                       static_cast<int32_t>(piece.begin));
         } else {
-            std::transform(job.tokens.positions.begin() + first, job.tokens.positions.begin() + first + n,
+            std::transform(tokens.positions.begin() + first, tokens.positions.begin() + first + n,
                            tokens_.positions.begin() + at, [](const GridPosition &position) { return position.t; });
         }
         std::fill_n(tokens_.sequences.begin() + at, n, static_cast<int32_t>(k));
-        const ReadRows read = rows_to_read(job, piece);
+        const ReadRows read = rows_to_read(*job, piece);
         std::fill_n(tokens_.wanted.begin() + at + (read.begin - piece.begin), read.n, uint8_t{1});
         at += n;
     }
-    media_->fill(batch, tokens_);
+    tokens_.rows.clear();
+    tokens_.heights.clear();
+    tokens_.widths.clear();
 }
 
 // Runs one micro-batch, whose media are prepared, and writes the rows of the inputs that end in it.
-void Engine::compute(Job &job, const Microbatch &batch) {
-    fill_tokens(job, batch);
+void Engine::compute(const std::vector<Share> &batch) {
+    const Job &first = *batch.front().job; // the others are of its kind
+    fill_tokens(batch);
+    if (first.media) {
+        pieces_.clear();
+        for (const Share &share : batch) {
+            pieces_.push_back(share.piece);
+        }
+        first.media->rows.fill({pieces_.data(), pieces_.data() + pieces_.size()}, tokens_);
+    }
+    const auto n_tokens = static_cast<int64_t>(tokens_.ids.size());
+    if (n_tokens > session_options_.n_ubatch) {
+        throw Error(GGE_E_INTERNAL, "a micro-batch of " + std::to_string(n_tokens) + " tokens is larger than its " +
+                                        std::to_string(session_options_.n_ubatch));
+    }
     if (session_ == nullptr) { // dropped after a failure
-        session_ = model_->backend().open(session_options_);
+        open_session(session_options_);
     }
     const float *rows = nullptr;
     try {
-        if (!batch.continues()) {
+        if (batch.front().piece.begin == 0) {
             session_->reset(false);
         }
-        // A micro-batch holds inputs of one job, and a job has one adapter: inputs of different adapters never meet.
-        session_->use_adapter(job.options.adapter, job.options.adapter_scale);
-        rows = session_->compute(tokens_, job.abort);
+        session_->use_adapter(first.options.adapter, first.options.adapter_scale);
+        rows = session_->compute(tokens_, stop_);
     } catch (const std::bad_alloc &) {
-        session_.reset(); // its state is unknown
+        drop_session(); // its state is unknown
         throw Error(GGE_E_MEMORY, "out of memory");
     } catch (...) {
-        session_.reset();
+        drop_session();
         throw;
     }
-    for (const Piece &piece : batch) {
-        const size_t n = job.pooling == GGE_POOLING_RANK ? 1 : static_cast<size_t>(rows_to_read(job, piece).n);
-        write_rows(job, piece, rows, n);
-        rows += n * job.format.n_embd;
+    n_graphs_ = session_->n_graphs_reused();
+    counts_.n_microbatches += 1;
+    counts_.n_tokens += n_tokens;
+    counts_.n_tokens_offered += std::max(n_tokens, first_session_.n_ubatch);
+    for (const auto &[job, piece] : batch) {
+        const size_t n = job->rank() ? 1 : static_cast<size_t>(rows_to_read(*job, piece).n);
+        write_rows(*job, piece, rows, n);
+        rows += n * job->format.n_embd;
     }
 }
 
@@ -598,7 +675,7 @@ void Engine::write_rows(Job &job, const Piece &piece, const float *rows, size_t 
     const bool ends = piece.end == job.n_tokens_of(i);
     bool finite = true;
     if (job.pooling == GGE_POOLING_NONE) {
-        const int64_t first = job.tokens.offsets[static_cast<size_t>(i)] + piece.begin;
+        const int64_t first = job.tokens->offsets[static_cast<size_t>(i)] + piece.begin;
         for (size_t t = 0; t < n; ++t) {
             finite = job.writer.write(rows + t * job.format.n_embd, job.row(first + static_cast<int64_t>(t))) && finite;
         }
@@ -614,40 +691,92 @@ void Engine::write_rows(Job &job, const Piece &piece, const float *rows, size_t 
     if (!finite && (job.not_finite.empty() || job.not_finite.back() != i)) {
         job.not_finite.push_back(i);
     }
-    job.finished[static_cast<size_t>(i)] = ends && (job.not_finite.empty() || job.not_finite.back() != i);
+    if (ends && (job.not_finite.empty() || job.not_finite.back() != i)) {
+        job.succeed(i);
+        ++counts_.n_texts;
+    }
 }
 
-// A value that is not finite may come from the input itself or from what an earlier one left in the cache: a masked
-// cell that holds NaN still poisons the sum, since 0 * NaN is NaN. So each such input runs again alone, on a wiped
-// cache.
-void Engine::retry_not_finite(Job &job) {
-    const std::vector<int64_t> suspects = std::move(job.not_finite);
-    job.not_finite.clear();
-    for (const int64_t i : suspects) {
-        wipe();
+// ---------------------------------------------------------------- its session
+
+// Has a session with room for an input of that many tokens, the longest of those that the job has left. Without the memory
+// for it, fails the inputs of the job that are longer than what there is memory for. Returns whether there is room.
+// n_tokens: those that the session is wanted for.
+bool Engine::make_room(Job &job, int64_t longest, int64_t n_tokens) {
+    const bool is_long = job.longest > std::max(first_session_.n_ctx, session_options_.n_ctx / 2);
+    n_tokens_since_long_ = is_long ? 0 : n_tokens_since_long_ + n_tokens;
+    std::string lack;
+    int64_t most = longest;
+    while (true) {
         try {
-            run_alone(job, i);
+            fit_session(most, job.rank());
+            break;
         } catch (const Error &e) {
-            if (job.abort) {
+            if (e.status() != GGE_E_MEMORY || most <= first_session_.n_ctx) {
                 throw;
             }
-            job.fail(i, e.status(), e.what());
+            lack = e.what();
         }
-        if (!job.not_finite.empty()) {
-            job.not_finite.clear();
-            wipe();
-            job.fail(i, GGE_E_NOT_FINITE, "the row of " + job.tokens.name(i) + " is not finite");
+        most = job.longest_up_to((most - 1) / growth_step * growth_step); // that a smaller session has room for
+    }
+    if (lack.empty()) {
+        return true;
+    }
+    const int64_t room = session_options_.n_ctx;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        scheduler_.drop_longer(job.number, room);
+    }
+    for (int64_t i = 0; i < job.tokens->n_texts() && !job.over(); ++i) {
+        if (!job.finished[static_cast<size_t>(i)] && job.n_tokens_of(i) > room) {
+            job.fail(i, GGE_E_MEMORY,
+                     job.tokens->name(i) + " has " + std::to_string(job.n_tokens_of(i)) +
+                         " tokens, there is memory for " + std::to_string(room) + ": " + lack);
         }
     }
+    return longest <= room;
 }
 
-void Engine::run_alone(Job &job, int64_t i) {
-    const Plan plan = plan_alone(i, job.n_tokens_of(i), limits());
-    for (size_t b = 0; b < plan.size(); ++b) {
-        media_->prepare_alone(plan[b], job.abort);
-        compute(job, plan[b]);
-        media_->release_alone();
+// There is one session: a reranker that also computes rows opens it anew for each change, which takes less memory than
+// two. One that was grown is kept until jobs without long inputs have had so many tokens that opening another costs
+// little beside them, and no job with one is there.
+void Engine::fit_session(int64_t longest, bool rank) {
+    const bool fits = session_ != nullptr && rank == session_options_.rank && longest <= session_options_.n_ctx;
+    SessionOptions wanted = first_session_;
+    wanted.rank = rank;
+    wanted = grown(wanted, fits ? longest_of_late() : longest, n_ctx_, limits(rank).may_split);
+    if (fits && wanted.n_ctx >= session_options_.n_ctx) {
+        return;
     }
+    drop_session(); // before the new one is made, so that both need not fit at once
+    open_session(wanted);
+}
+
+// Tokens that the session must still have room for.
+int64_t Engine::longest_of_late() {
+    const int64_t room = session_options_.n_ctx;
+    if (room <= first_session_.n_ctx || n_tokens_since_long_ < room) {
+        return room;
+    }
+    int64_t longest = 0;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const std::shared_ptr<Job> &job : jobs_) {
+        longest = job ? std::max(longest, job->longest) : longest;
+    }
+    n_tokens_since_long_ = 0;
+    return longest > room / 2 ? room : longest;
+}
+
+void Engine::open_session(const SessionOptions &options) {
+    session_ = model_->backend().open(options);
+    session_options_ = options;
+    n_tokens_since_long_ = 0;
+}
+
+void Engine::drop_session() noexcept {
+    n_graphs_before_ += n_graphs_;
+    n_graphs_ = 0;
+    session_.reset();
 }
 
 void Engine::wipe() {
@@ -656,32 +785,9 @@ void Engine::wipe() {
     }
 }
 
-// There is one session: a reranker that also computes rows opens it anew for each change, which takes less memory than
-// two. One that was grown is kept until calls without long inputs have had so many tokens that opening another costs
-// little beside them.
-void Engine::fit_session(int64_t longest, bool rank) {
-    const int64_t room = session_options_.n_ctx;
-    const bool fits = session_ != nullptr && rank == session_options_.rank && longest <= room;
-    const bool is_spare = room > first_session_.n_ctx && n_tokens_since_long_ >= room;
-    if (fits && !is_spare) {
-        return;
-    }
-    SessionOptions wanted = first_session_;
-    wanted.rank = rank;
-    wanted = grown(wanted, longest, n_ctx_, splits(rank));
-    session_.reset(); // before the new one is made, so that both need not fit at once
-    session_ = model_->backend().open(wanted);
-    session_options_ = wanted;
-}
-
-PlanLimits Engine::limits() const {
-    return {first_session_.n_ubatch, session_options_.n_ubatch, first_session_.n_seq_max,
-            splits(session_options_.rank)};
-}
-
 // Scores come out of the last micro-batch of a sequence alone, so that an input to be ranked is never split.
-bool Engine::splits(bool rank) const {
-    return may_split_ && !rank;
+PlanLimits Engine::limits(bool rank) const {
+    return {first_session_.n_ubatch, first_session_.n_seq_max, may_split_ && !rank};
 }
 
 } // namespace gge

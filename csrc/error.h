@@ -29,6 +29,7 @@ inline const char *status_name(gge_status status) noexcept {
     case GGE_E_ABORTED: return "GGE_E_ABORTED";
     case GGE_E_CLOSED: return "GGE_E_CLOSED";
     case GGE_E_INTERNAL: return "GGE_E_INTERNAL";
+    case GGE_E_BUSY: return "GGE_E_BUSY";
     default: return "unknown";
     }
 }

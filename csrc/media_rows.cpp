@@ -7,20 +7,16 @@
 
 namespace gge {
 
-MediaRows::MediaRows(const Model &model, int32_t n_threads, int64_t n_tower_batch)
-    : model_(model), n_threads_(n_threads), n_tower_batch_(n_tower_batch) {}
-
-void MediaRows::start(const Tokens &tokens) {
-    clear();
-    tokens_ = &tokens;
-    room_ = n_tower_batch_;
-    alone_until_ = 0;
+TowerSession &Towers::session(gge_modality modality) {
+    std::unique_ptr<TowerSession> &session = sessions_[modality];
+    if (session == nullptr) {
+        session = tower_for(model_, modality).open(n_threads_);
+    }
+    return *session;
 }
 
-void MediaRows::clear() noexcept {
-    held_.clear();
-    tokens_ = nullptr;
-}
+MediaRows::MediaRows(Towers &towers, const Tokens &tokens, int64_t n_tower_batch)
+    : towers_(towers), model_(towers.model()), tokens_(tokens), room_(n_tower_batch) {}
 
 void MediaRows::prepare(const Plan &plan, size_t at, const std::atomic<bool> &abort) {
     Window own = gather(plan, at, at + 1);
@@ -52,9 +48,9 @@ void MediaRows::prepare_alone(const Microbatch &batch, const std::atomic<bool> &
 // The media that a micro-batch holds rows of.
 std::vector<const MediaSpan *> MediaRows::spans_of(const Microbatch &batch) const {
     std::vector<const MediaSpan *> spans;
-    const std::vector<MediaSpan> &media = tokens_->media;
+    const std::vector<MediaSpan> &media = tokens_.media;
     for (const Piece &piece : batch) {
-        const int64_t offset = tokens_->offsets[static_cast<size_t>(piece.i_input)];
+        const int64_t offset = tokens_.offsets[static_cast<size_t>(piece.i_input)];
         auto span = std::partition_point(
             media.begin(), media.end(), [&](const MediaSpan &s) { return s.begin + s.n_rows <= offset + piece.begin; });
         for (; span != media.end() && span->begin < offset + piece.end; ++span) {
@@ -138,7 +134,7 @@ void MediaRows::run_pass(const Window &window, const std::vector<const MediaSpan
             inputs.push_back(tower_input(facts, unit_of(*span), at));
             at += n_tower_values(facts, unit_of(*span));
         }
-        const float *rows = session(modality).compute(inputs, abort);
+        const float *rows = towers_.session(modality).compute(inputs, abort);
         for (const MediaSpan *span : spans) {
             const Key key = {span->media.get(), span->i_unit};
             const size_t n = static_cast<size_t>(span->n_rows) * static_cast<size_t>(facts.n_embd);
@@ -146,20 +142,12 @@ void MediaRows::run_pass(const Window &window, const std::vector<const MediaSpan
             rows += n;
         }
     } catch (const std::bad_alloc &) {
-        sessions_.erase(modality); // its state is unknown
+        towers_.drop(modality); // its state is unknown
         throw Error(GGE_E_MEMORY, "out of memory");
     } catch (...) {
-        sessions_.erase(modality);
+        towers_.drop(modality);
         throw;
     }
-}
-
-TowerSession &MediaRows::session(gge_modality modality) {
-    std::unique_ptr<TowerSession> &session = sessions_[modality];
-    if (session == nullptr) {
-        session = tower_for(model_, modality).open(n_threads_);
-    }
-    return *session;
 }
 
 void MediaRows::fill(const Microbatch &batch, TokenBatch &out) const {
@@ -180,7 +168,7 @@ void MediaRows::fill(const Microbatch &batch, TokenBatch &out) const {
 
 void MediaRows::fill_piece(const Piece &piece, TokenBatch &out, float *rows) const {
     const auto n_embd = static_cast<size_t>(model_.facts().n_embd);
-    const int64_t offset = tokens_->offsets[static_cast<size_t>(piece.i_input)];
+    const int64_t offset = tokens_.offsets[static_cast<size_t>(piece.i_input)];
     const int64_t end = offset + piece.end;
     const std::vector<const MediaSpan *> spans = spans_of({&piece, &piece + 1});
     auto span = spans.begin();
@@ -188,7 +176,7 @@ void MediaRows::fill_piece(const Piece &piece, TokenBatch &out, float *rows) con
         int64_t n = 0;
         if (span == spans.end() || t < (*span)->begin) {
             n = (span == spans.end() ? end : (*span)->begin) - t;
-            model_.backend().token_rows(tokens_->ids.data() + t, static_cast<size_t>(n), rows);
+            model_.backend().token_rows(tokens_.ids.data() + t, static_cast<size_t>(n), rows);
         } else {
             const Held &held = held_.at({(*span)->media.get(), (*span)->i_unit});
             if (!held.finite) {
@@ -205,8 +193,8 @@ void MediaRows::fill_piece(const Piece &piece, TokenBatch &out, float *rows) con
     }
     if (model_.facts().has_mrope) {
         for (int64_t t = offset + piece.begin; t < end; ++t) {
-            out.heights.push_back(tokens_->positions[static_cast<size_t>(t)].height);
-            out.widths.push_back(tokens_->positions[static_cast<size_t>(t)].width);
+            out.heights.push_back(tokens_.positions[static_cast<size_t>(t)].height);
+            out.widths.push_back(tokens_.positions[static_cast<size_t>(t)].width);
         }
     }
 }

@@ -9,14 +9,27 @@
 
 namespace gge {
 
-// Used by one thread at a time.
+// The compute states of a model's towers, opened when they are needed. Used by one thread at a time.
+class Towers {
+public:
+    Towers(const Model &model, int32_t n_threads) : model_(model), n_threads_(n_threads) {}
+
+    const Model &model() const noexcept { return model_; }
+    TowerSession &session(gge_modality modality);
+    // Drops one whose state is unknown.
+    void drop(gge_modality modality) noexcept { sessions_.erase(modality); }
+
+private:
+    const Model &model_;
+    const int32_t n_threads_;
+    std::map<gge_modality, std::unique_ptr<TowerSession>> sessions_;
+};
+
+// Those of one job. Used by one thread at a time.
 class MediaRows {
 public:
-    // n_tower_batch: rows that a tower makes together; a medium that has more is encoded by itself.
-    MediaRows(const Model &model, int32_t n_threads, int64_t n_tower_batch);
-
-    // Begins a job; tokens are borrowed until the next one or clear().
-    void start(const Tokens &tokens);
+    // Borrows both. n_tower_batch: rows that a tower makes together; a medium that has more is encoded by itself.
+    MediaRows(Towers &towers, const Tokens &tokens, int64_t n_tower_batch);
 
     // Has the media of micro-batch at encoded, together with those of the ones behind it as far as there is room.
     void prepare(const Plan &plan, size_t at, const std::atomic<bool> &abort);
@@ -30,9 +43,6 @@ public:
     // Drops what only micro-batches up to that one need.
     void release(size_t at);
     void release_alone();
-
-    // Drops everything but the compute states.
-    void clear() noexcept;
 
 private:
     using Key = std::pair<const Media *, size_t>; // a unit of a medium
@@ -56,18 +66,15 @@ private:
     bool add(const Microbatch &batch, int64_t number, Window &window);
     void encode(const Window &window, const std::atomic<bool> &abort);
     void run_pass(const Window &window, const std::vector<const MediaSpan *> &spans, const std::atomic<bool> &abort);
-    TowerSession &session(gge_modality modality);
     void drop_until(int64_t batch);
     void fill_piece(const Piece &piece, TokenBatch &out, float *rows) const;
 
+    Towers &towers_;
     const Model &model_;
-    const int32_t n_threads_;
-    const int64_t n_tower_batch_;
-    const Tokens *tokens_ = nullptr;
-    int64_t room_ = 0;       // rows of a pass in this job
+    const Tokens &tokens_;
+    int64_t room_;           // rows of a pass
     size_t alone_until_ = 0; // up to there each micro-batch is encoded by itself, since together they failed
     std::map<Key, Held> held_;
-    std::map<gge_modality, std::unique_ptr<TowerSession>> sessions_;
 };
 
 } // namespace gge

@@ -19,6 +19,8 @@ enum class FlashAttention { automatic, on, off };
 // How often a long call asks its abort callback.
 constexpr auto abort_interval = std::chrono::milliseconds(50);
 
+constexpr int64_t default_max_queued_tokens = 1 << 20;
+
 struct Callbacks {
     gge_progress_fn progress = nullptr;
     gge_abort_fn abort = nullptr;
@@ -76,6 +78,7 @@ struct EngineOptions {
     AttentionChoice attention = AttentionChoice::from_file;
     FlashAttention flash_attention = FlashAttention::automatic;
     int32_t n_tower_batch = 0; // 0 = chosen by the engine
+    int64_t max_queued_tokens = default_max_queued_tokens;
 };
 
 struct EncodeOptions {

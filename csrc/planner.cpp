@@ -8,53 +8,7 @@
 namespace gge {
 namespace {
 
-// Inputs by length.
-class Shelf {
-public:
-    explicit Shelf(const std::vector<int64_t> &n_tokens) : next_(n_tokens.size()) {
-        const auto longest = std::max_element(n_tokens.begin(), n_tokens.end());
-        const size_t n = longest == n_tokens.end() ? 1 : static_cast<size_t>(*longest) + 1;
-        first_.resize(n, none);
-        shorter_.resize(n, 0);
-        std::iota(shorter_.begin() + 1, shorter_.end(), size_t{0});
-        for (size_t i = n_tokens.size(); i-- > 0;) {
-            size_t &first = first_[static_cast<size_t>(n_tokens[i])];
-            next_[i] = first;
-            first = i;
-        }
-    }
-
-    // Tokens of the longest input that is there, 0 if there is none.
-    int64_t longest() noexcept { return longest(static_cast<int64_t>(first_.size()) - 1); }
-
-    // And of those that have no more than n.
-    int64_t longest(int64_t n) noexcept {
-        auto at = static_cast<size_t>(n);
-        while (at > 0 && first_[at] == none) {
-            const size_t shorter = shorter_[at];
-            if (first_[shorter] == none) { // a shorter way for the next one
-                shorter_[at] = shorter_[shorter];
-            }
-            at = shorter;
-        }
-        return static_cast<int64_t>(at);
-    }
-
-    // Takes the first input of n tokens.
-    int64_t take(int64_t n) noexcept {
-        size_t &first = first_[static_cast<size_t>(n)];
-        const size_t i = first;
-        first = next_[i];
-        return static_cast<int64_t>(i);
-    }
-
-private:
-    static constexpr size_t none = SIZE_MAX;
-
-    std::vector<size_t> next_;    // by input: the next of its length
-    std::vector<size_t> first_;   // by length
-    std::vector<size_t> shorter_; // by length: a shorter one; in between there are no inputs
-};
+constexpr size_t none = SIZE_MAX;
 
 void check(const PlanLimits &limits) {
     if (limits.n_ubatch < 1 || limits.n_seq_max < 1) {
@@ -63,12 +17,7 @@ void check(const PlanLimits &limits) {
 }
 
 void add_alone(Plan &plan, int64_t i, int64_t n, const PlanLimits &limits) {
-    const int64_t most = limits.may_split ? limits.n_ubatch : std::max(limits.n_ubatch, limits.n_tokens_max);
-    if (n > most && !limits.may_split) {
-        throw Error(
-            GGE_E_INTERNAL,
-            "an input of " + std::to_string(n) + " tokens does not fit a micro-batch of " + std::to_string(most), i);
-    }
+    const int64_t most = limits.may_split ? limits.n_ubatch : n;
     for (int64_t begin = 0; begin < n; begin += most) {
         plan.add({i, begin, std::min(n, begin + most)});
         plan.close();
@@ -76,6 +25,57 @@ void add_alone(Plan &plan, int64_t i, int64_t n, const PlanLimits &limits) {
 }
 
 } // namespace
+
+Shelf::Shelf(const std::vector<int64_t> &n_tokens) : next_(n_tokens.size()) {
+    for (const int64_t n : n_tokens) {
+        longest_ = std::max(longest_, n);
+        shortest_ = n > 0 && (n < shortest_ || n_tokens_ == 0) ? n : shortest_;
+        n_inputs_ += n > 0 ? 1 : 0;
+        n_tokens_ += n;
+    }
+    const size_t n_lengths = static_cast<size_t>(longest_) + 1;
+    first_.resize(n_lengths, none);
+    shorter_.resize(n_lengths, 0);
+    std::iota(shorter_.begin() + 1, shorter_.end(), size_t{0});
+    for (size_t i = n_tokens.size(); i-- > 0;) {
+        size_t &first = first_[static_cast<size_t>(n_tokens[i])];
+        next_[i] = first;
+        first = i;
+    }
+}
+
+int64_t Shelf::longest(int64_t n) noexcept {
+    if (n_inputs_ == 0 || n < shortest_) {
+        return 0;
+    }
+    auto at = static_cast<size_t>(std::min(n, longest_));
+    while (at > 0 && first_[at] == none) {
+        const size_t shorter = shorter_[at];
+        if (first_[shorter] == none) { // a shorter way for the next one
+            shorter_[at] = shorter_[shorter];
+        }
+        at = shorter;
+    }
+    if (n >= longest_) {
+        longest_ = static_cast<int64_t>(at);
+    }
+    return static_cast<int64_t>(at);
+}
+
+int64_t Shelf::take(int64_t n) noexcept {
+    size_t &first = first_[static_cast<size_t>(n)];
+    const size_t i = first;
+    first = next_[i];
+    --n_inputs_;
+    n_tokens_ -= n;
+    return static_cast<int64_t>(i);
+}
+
+void Shelf::drop_longer(int64_t n) noexcept {
+    for (int64_t found = longest(); found > n; found = longest()) {
+        take(found);
+    }
+}
 
 int64_t Microbatch::n_tokens() const noexcept {
     return std::accumulate(begin(), end(), int64_t{0},
@@ -100,13 +100,6 @@ Plan plan(const std::vector<int64_t> &n_tokens, const PlanLimits &limits) {
         }
         plan.close();
     }
-    return plan;
-}
-
-Plan plan_alone(int64_t i_input, int64_t n_tokens, const PlanLimits &limits) {
-    check(limits);
-    Plan plan;
-    add_alone(plan, i_input, n_tokens, limits);
     return plan;
 }
 

@@ -7,11 +7,40 @@
 
 namespace gge {
 
+// Inputs that are in no micro-batch yet, by length; those without tokens are left out. Takes O(n) to make, and O(1) on
+// average to take one out.
+class Shelf {
+public:
+    Shelf() = default;
+    explicit Shelf(const std::vector<int64_t> &n_tokens);
+
+    int64_t n_inputs() const noexcept { return n_inputs_; }
+    int64_t n_tokens() const noexcept { return n_tokens_; }
+
+    // Tokens of the longest input that is there, 0 if there is none.
+    int64_t longest() noexcept { return longest(longest_); }
+    // And of those that have no more than n.
+    int64_t longest(int64_t n) noexcept;
+
+    // Takes out the first input of n tokens, n as longest() returned it.
+    int64_t take(int64_t n) noexcept;
+    // Takes out all that have more than n tokens.
+    void drop_longer(int64_t n) noexcept;
+
+private:
+    std::vector<size_t> next_;    // by input: the next of its length
+    std::vector<size_t> first_;   // by length
+    std::vector<size_t> shorter_; // by length: a shorter one; in between there are no inputs
+    int64_t n_inputs_ = 0;
+    int64_t n_tokens_ = 0;
+    int64_t shortest_ = 0; // there is none below that
+    int64_t longest_ = 0;  // nor above that
+};
+
 struct PlanLimits {
-    int64_t n_ubatch = 0;     // tokens that inputs are packed up to
-    int64_t n_tokens_max = 0; // of the micro-batch of an input that is longer than n_ubatch and must not be split
-    int64_t n_seq_max = 0;    // sequences per micro-batch
-    bool may_split = false;   // such an input runs in several micro-batches (causal, with a cache)
+    int64_t n_ubatch = 0;   // tokens that inputs are packed up to
+    int64_t n_seq_max = 0;  // sequences per micro-batch
+    bool may_split = false; // an input that is longer runs in several micro-batches (causal, with a cache)
 };
 
 // Tokens [begin, end) of one input.
@@ -63,8 +92,5 @@ private:
 // that is left, then the longest that still fits, and so on, which leaves hardly any room; equal lengths keep the order
 // of the inputs. Every token of every input is in exactly one piece. Takes O(n).
 Plan plan(const std::vector<int64_t> &n_tokens, const PlanLimits &limits);
-
-// The plan for one input alone.
-Plan plan_alone(int64_t i_input, int64_t n_tokens, const PlanLimits &limits);
 
 } // namespace gge

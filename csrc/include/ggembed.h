@@ -68,9 +68,10 @@ enum {
     GGE_E_TOO_LONG = 7,    /* an input has more tokens than max_tokens or the engine's context allow */
     GGE_E_EMPTY = 8,       /* an input has no tokens at all, so there is nothing to pool */
     GGE_E_NOT_FINITE = 9,  /* an input's row holds NaN or infinity, also when computed alone on a wiped cache */
-    GGE_E_ABORTED = 10,    /* a callback or gge_engine_abort asked to stop */
+    GGE_E_ABORTED = 10,    /* a callback, gge_request_abort or gge_engine_abort asked to stop */
     GGE_E_CLOSED = 11,     /* the engine was closed, or the handle belongs to the parent of this forked process */
-    GGE_E_INTERNAL = 12    /* a fault in ggembed or llama.cpp; the message says where */
+    GGE_E_INTERNAL = 12,   /* a fault in ggembed or llama.cpp; the message says where */
+    GGE_E_BUSY = 13        /* the queue is full, or the call would wait for the thread that it is made on */
 };
 
 typedef struct gge_error {
@@ -468,7 +469,16 @@ const int64_t *gge_tokens_offsets(const gge_tokens *tokens);
 
 /* ------------------------------------------------------------------ engine */
 
-/* Compute state and the worker thread of one model. Any number of threads may use one engine at the same time. */
+/*
+ * Compute state, queue and worker thread of one model. Any number of threads may use one engine at the same time: their
+ * inputs meet in the queue and share micro-batches, where adapter and adapter_scale are the same and all or none are
+ * GGE_POOLING_RANK. Calls with media take turns with the others, but share with none.
+ *
+ * Who goes first: a call is due when the engine has computed four times as many tokens as the call has (n_ubatch tokens
+ * if it has fewer), counted from its arrival, and the call that is due first goes first, looked at anew for each
+ * micro-batch. So a small call overtakes a large one that came before it, and none waits for ever. An input that is
+ * longer than n_ubatch is not interrupted.
+ */
 typedef struct gge_engine gge_engine;
 
 typedef struct gge_engine_options {
@@ -485,22 +495,30 @@ typedef struct gge_engine_options {
     gge_switch flash_attention; /* default: llama.cpp decides */
     int32_t n_tower_batch;      /* rows that a media encoder makes together; 0 = chosen. One medium with more rows is
                                    encoded by itself */
+    int32_t reserved;
+    int64_t max_queued_tokens; /* tokens that requests of gge_submit may have in the queue, see there; 0 = 1 048 576 */
 } gge_engine_options;
 
 /* Makes an engine. Statuses: GGE_E_INVALID, _UNSUPPORTED, _MEMORY, _DEVICE, _FORMAT. Any thread. */
 gge_status gge_engine_create(gge_model *model, const gge_engine_options *opts, gge_engine **out, gge_error *err);
 
 /*
- * Ends what is queued or running (those calls return GGE_E_CLOSED), stops the worker and frees device and host buffers.
- * Later calls on the engine return GGE_E_CLOSED. May be called twice, from any thread, but not from a callback.
+ * Ends what is queued or running (those calls return GGE_E_CLOSED), waits until every on_done has returned, stops the
+ * worker and frees device and host buffers. Later calls on the engine return GGE_E_CLOSED. May be called twice, from any
+ * thread; in an on_done it only begins to close, and another call must do the rest.
  */
 void gge_engine_close(gge_engine *engine);
+
+/* Closes gently: takes no more calls (GGE_E_CLOSED), waits for those that are queued or running, then does what
+ * gge_engine_close does, which another thread may call to cut the wait short. The same threads. */
+void gge_engine_drain(gge_engine *engine);
 
 /* Ends the calls that are queued or running, which return GGE_E_ABORTED, and leaves the engine usable. Any thread, also
  * a callback. */
 void gge_engine_abort(gge_engine *engine);
 
-/* Closes and drops the handle. NULL is allowed. No other call may be using the engine. */
+/* Closes and drops the handle. NULL is allowed. No other call may be using the engine; requests that are not finished
+ * may be left, and are GGE_E_CLOSED. Not from an on_done. */
 void gge_engine_free(gge_engine *engine);
 
 typedef struct gge_engine_info {
@@ -515,6 +533,30 @@ typedef struct gge_engine_info {
 
 /* Fills *out. Statuses: GGE_E_INVALID. Any thread. */
 gge_status gge_engine_get_info(const gge_engine *engine, gge_engine_info *out, gge_error *err);
+
+typedef struct gge_engine_stats {
+    size_t struct_size;
+    /* since the engine was made */
+    int64_t n_texts;          /* inputs whose rows are there */
+    int64_t n_texts_failed;   /* inputs of calls that have ended which have none, but for those aborted and closed */
+    int64_t n_tokens;         /* that went through the model; those of an input that is computed again count again */
+    int64_t n_tokens_offered; /* that the micro-batches had room for: n_tokens / n_tokens_offered is the fill rate. One
+                                 of an input that is longer than n_ubatch counts with its own tokens */
+    int64_t n_microbatches;
+    int64_t n_graphs_reused; /* micro-batches that ran on the graph of the one before */
+    int64_t n_calls;         /* of gge_encode and gge_submit that have ended */
+    int64_t n_calls_aborted; /* of these, before all their inputs were computed */
+    double seconds_waiting;  /* the worker had nothing to do */
+    double seconds_computing;
+    /* now */
+    int64_t n_calls_queued;  /* of which no input has been in a micro-batch yet */
+    int64_t n_calls_running; /* that have begun and not ended */
+    int64_t n_texts_queued;  /* inputs that have not been in a micro-batch yet */
+    int64_t n_tokens_queued;
+} gge_engine_stats;
+
+/* Fills *out; cheap. Figures are brought up to date after each micro-batch. Statuses: GGE_E_INVALID. Any thread. */
+gge_status gge_engine_stats_get(const gge_engine *engine, gge_engine_stats *out, gge_error *err);
 
 /*
  * Type of the values of a row. The 8-bit types and the bits are those of Sentence Transformers' quantize_embeddings:
@@ -575,10 +617,51 @@ typedef struct gge_encode_options {
  * BF16 weights. With quantised weights llama.cpp rounds activations to 8 bits too, which amplifies the order of
  * additions: up to 3e-3 has been seen on a model of 6 layers.
  * Statuses: GGE_E_INVALID, _UNSUPPORTED, _MEMORY, _DEVICE, _ABORTED, _CLOSED, _INTERNAL; per input also _TOO_LONG,
- * _EMPTY, _NOT_FINITE and what gge_tokenize said. Any thread.
+ * _EMPTY, _NOT_FINITE and what gge_tokenize said. Any thread; in an on_done of the engine it is GGE_E_BUSY.
  */
 gge_status gge_encode(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, void *out,
                       int64_t n_rows, int64_t row_stride, gge_error *err);
+
+/* A call of gge_submit that is not finished. */
+typedef struct gge_request gge_request;
+
+/* Tells that a request is done: gge_request_finish will not wait. Runs once for each request, on the engine's thread,
+ * which computes nothing meanwhile, so it must be quick. It may call gge_submit, gge_request_finish for requests that
+ * are done, gge_request_abort and gge_engine_abort. */
+typedef void (*gge_done_fn)(void *user_data);
+
+/*
+ * Starts what gge_encode does, and returns without waiting for the rows.
+ *   opts: the struct is copied. What it points to (input_status, ranges, projection, projection_bias, and user_data of
+ *         on_input_error) and out are borrowed until gge_request_finish returns. progress and abort must be NULL.
+ *   tokens: kept alive by the request; the handle may be freed.
+ *   on_done: may be NULL; done_data is its user_data, borrowed until it has returned
+ *   *request: the caller's, who must finish it, also after the engine was freed; set before on_done is called
+ * Statuses: those of gge_encode, before anything is computed: of a call that does not collect, also the first input that
+ * cannot be. Then *request is NULL, on_done is not called, and out and input_status are left alone or unspecified as
+ * with gge_encode. GGE_E_CLOSED: the engine was closed. GGE_E_BUSY: the requests in the queue have too many tokens for
+ * another one to join them, see gge_engine_options.max_queued_tokens; once an on_done is called there may be room. A
+ * request counts with its tokens that were in no micro-batch yet, but with three quarters of the limit at most, so that
+ * small ones find room behind a huge one; a queue without requests has room for any. Calls of gge_encode neither count
+ * nor are refused: they wait in the queue itself. Any thread, also an on_done.
+ */
+gge_status gge_submit(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, void *out,
+                      int64_t n_rows, int64_t row_stride, gge_done_fn on_done, void *done_data, gge_request **request,
+                      gge_error *err);
+
+/*
+ * Waits until a request is done and its on_done has returned, reports as gge_encode does (input_status, on_input_error,
+ * which runs on this thread, the status and err), and frees the request. Exactly once for each request, from any thread.
+ * In an on_done it does not wait: for a request that is not done it returns GGE_E_BUSY and frees nothing.
+ */
+gge_status gge_request_finish(gge_request *request, gge_error *err);
+
+/*
+ * Asks for a request to end: its inputs leave the queue at once, those in a micro-batch that is being computed when that
+ * ends, which it does early if nobody else is in it. The request is then done, with GGE_E_ABORTED unless it was complete,
+ * and still must be finished. NULL is allowed. Any thread, also an on_done, but not after gge_request_finish was called.
+ */
+void gge_request_abort(gge_request *request);
 
 /*
  * Converts finished rows to another type, as gge_encode does with output_type.

@@ -7,6 +7,7 @@ from .doctor import doctor
 from .embedder import Embedder
 from .errors import (
     AbortedError,
+    BusyError,
     ClosedError,
     DeviceError,
     EmbedError,
@@ -38,6 +39,7 @@ __all__ = [
     "AbortedError",
     "Attention",
     "Audio",
+    "BusyError",
     "ClosedError",
     "DeviceError",
     "DeviceInfo",

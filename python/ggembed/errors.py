@@ -107,6 +107,12 @@ class InternalError(EmbedError, RuntimeError):
     status = "GGE_E_INTERNAL"
 
 
+class BusyError(EmbedError, RuntimeError):
+    """The queue of an Embedder has no room for another request."""
+
+    status = "GGE_E_BUSY"
+
+
 class LibraryLoadError(EmbedError, ImportError):
     """The native library is missing, cannot be loaded or does not fit this package."""
 

@@ -129,6 +129,8 @@ int main(void) {
     FIELD(gge_engine_options, attention);
     FIELD(gge_engine_options, flash_attention);
     FIELD(gge_engine_options, n_tower_batch);
+    FIELD(gge_engine_options, reserved);
+    FIELD(gge_engine_options, max_queued_tokens);
 
     SIZE(gge_engine_info);
     FIELD(gge_engine_info, struct_size);
@@ -138,6 +140,23 @@ int main(void) {
     FIELD(gge_engine_info, n_threads);
     FIELD(gge_engine_info, attention);
     FIELD(gge_engine_info, reserved);
+
+    SIZE(gge_engine_stats);
+    FIELD(gge_engine_stats, struct_size);
+    FIELD(gge_engine_stats, n_texts);
+    FIELD(gge_engine_stats, n_texts_failed);
+    FIELD(gge_engine_stats, n_tokens);
+    FIELD(gge_engine_stats, n_tokens_offered);
+    FIELD(gge_engine_stats, n_microbatches);
+    FIELD(gge_engine_stats, n_graphs_reused);
+    FIELD(gge_engine_stats, n_calls);
+    FIELD(gge_engine_stats, n_calls_aborted);
+    FIELD(gge_engine_stats, seconds_waiting);
+    FIELD(gge_engine_stats, seconds_computing);
+    FIELD(gge_engine_stats, n_calls_queued);
+    FIELD(gge_engine_stats, n_calls_running);
+    FIELD(gge_engine_stats, n_texts_queued);
+    FIELD(gge_engine_stats, n_tokens_queued);
 
     SIZE(gge_encode_options);
     FIELD(gge_encode_options, struct_size);

@@ -33,6 +33,7 @@ BUILTIN = {
     "AbortedError": RuntimeError,
     "ClosedError": RuntimeError,
     "InternalError": RuntimeError,
+    "BusyError": RuntimeError,
     "LibraryLoadError": ImportError,
     "MissingExtraError": ImportError,
 }
@@ -49,7 +50,7 @@ def test_every_status_has_a_class():
     lib = _native.library().lib
     names = {name for name in dir(lib) if name.startswith("GGE_E_")}
     assert names == errors.BY_STATUS.keys()
-    assert len(names) == 12
+    assert len(names) == 13
 
 
 @pytest.mark.parametrize("name", BUILTIN)

@@ -1,0 +1,93 @@
+// Which inputs of which jobs make the next micro-batch. Pure: no model, no thread, no clock.
+#pragma once
+
+#include "planner.h"
+
+namespace gge {
+
+struct SchedulerLimits {
+    int64_t n_ubatch = 0;   // tokens that inputs are packed up to
+    int64_t n_seq_max = 0;  // sequences per micro-batch
+    int64_t max_queued = 0; // tokens of bounded jobs
+};
+
+// Jobs whose kinds are equal share micro-batches.
+struct JobKind {
+    int32_t adapter = 0;
+    float adapter_scale = 1.0F;
+    bool rank = false;
+    bool alone = false; // not even those of its kind: its owner makes the micro-batches, the scheduler gives it turns
+
+    bool shares_with(const JobKind &other) const noexcept {
+        return !alone && !other.alone && adapter == other.adapter && adapter_scale == other.adapter_scale &&
+               rank == other.rank;
+    }
+};
+
+// The rule: a job is due when the engine has computed four times as many tokens as the job has, counted from when it
+// came, and the job that is due first goes first. So a small job overtakes a large one that came before it, while none
+// waits for ever, since its due time stands and that of newcomers moves on. Time is counted in computed tokens rather
+// than seconds, so that the rule is the same on every device. A job of less than a micro-batch counts as one, so that
+// small ones go in the order in which they came, and so do jobs that are due at the same time.
+//
+// A micro-batch takes of the first job the longest input, then the longest that still fits, and so on as plan() does;
+// what room is left goes to the jobs behind it in the same way. An input that is longer than the budget is a micro-batch
+// by itself. The order is looked at anew for each micro-batch.
+class Scheduler {
+public:
+    struct Input {
+        size_t job;
+        int64_t i_input; // -1: it is the turn of a job that is alone
+        int64_t n_tokens;
+    };
+
+    explicit Scheduler(const SchedulerLimits &limits);
+
+    // Whether a bounded job of that many tokens has room in the queue. It counts with what it has left there, but at most
+    // with three quarters of the limit, so that small ones still find room behind a huge one. An empty queue has room for
+    // every job.
+    bool has_room(int64_t n_tokens) const noexcept;
+
+    // Adds a job and returns its number, which is that of a removed one if there is one. now: tokens computed so far.
+    size_t add(Shelf inputs, const JobKind &kind, bool bounded, int64_t now);
+    void remove(size_t job) noexcept;
+
+    bool empty() const noexcept { return order_.empty(); }
+
+    // Takes out the next micro-batch; empty if there is none. Valid until the next call. Inputs of a job stand together.
+    const std::vector<Input> &next() noexcept;
+
+    // Takes out inputs of a job that have more than n tokens.
+    void drop_longer(size_t job, int64_t n) noexcept;
+    // Notes what a job that is alone has left. Without any inputs it gets no more turns.
+    void set_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept { note_left(job, n_inputs, n_tokens); }
+
+    // In the queue, not in a micro-batch yet.
+    int64_t n_queued_inputs() const noexcept { return n_queued_inputs_; }
+    int64_t n_queued_tokens() const noexcept { return n_queued_tokens_; }
+
+private:
+    struct Entry {
+        Shelf shelf;
+        JobKind kind;
+        bool bounded = false;
+        int64_t due = 0;
+        int64_t n_inputs = 0; // left
+        int64_t n_tokens = 0;
+    };
+
+    void fill_from(size_t job, int64_t &room) noexcept;
+    void note_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept;
+    int64_t counted(const Entry &entry) const noexcept;
+
+    const SchedulerLimits limits_;
+    std::vector<Entry> entries_;
+    std::vector<size_t> free_;  // numbers of removed jobs
+    std::vector<size_t> order_; // jobs that have inputs left, the one that is due first in front
+    std::vector<Input> next_;
+    int64_t n_queued_inputs_ = 0;
+    int64_t n_queued_tokens_ = 0;
+    int64_t n_counted_ = 0; // tokens of bounded jobs, as they count
+};
+
+} // namespace gge
