@@ -270,7 +270,7 @@ void Engine::drain() noexcept {
 
 // ---------------------------------------------------------------- with the mutex held
 
-// Takes a job out of the queue at once, unless the worker is computing it.
+// Takes a job out of the queue; if the worker is computing it, it ends with the turn.
 void Engine::stop(Job &job) noexcept {
     if (job.done) {
         return;
@@ -278,6 +278,7 @@ void Engine::stop(Job &job) noexcept {
     job.closed = closing_;
     job.abort = true;
     if (job.computed) {
+        scheduler_.drop_longer(job.number, 0);
         stop_ = std::all_of(computed_.begin(), computed_.end(), [](const Job *other) { return other->abort.load(); });
     } else {
         end(job);

@@ -23,6 +23,8 @@ constexpr int32_t id_nan = 200;            // its row is NaN, always
 constexpr int32_t id_nan_in_company = 201; // its row is NaN unless the cache was wiped just before
 constexpr int32_t id_no_memory = 202;      // the batch fails with GGE_E_MEMORY
 constexpr int32_t id_slow = 203;           // runs until it is aborted
+constexpr int32_t id_gate = 204;           // runs until the test lets one more through the gate, or it is aborted
+constexpr int32_t id_device = 205;         // the batch fails with GGE_E_DEVICE
 constexpr int32_t n_embd = 4;
 constexpr int32_t n_cls_out = 2;
 
@@ -35,7 +37,8 @@ struct Log {
     std::vector<gge::TokenBatch> batches_of_rows;
     std::vector<gge::SessionOptions> opened;
     int n_wipes = 0;
-    bool slow_started = false;
+    int n_slow = 0;             // batches that were slow, or came to the gate
+    std::atomic<int> n_gate{0}; // that may pass the gate
 
     std::vector<std::vector<int32_t>> get_batches() {
         const std::lock_guard<std::mutex> lock(mutex);
@@ -101,15 +104,11 @@ public:
             if (id == id_no_memory) {
                 throw gge::Error(GGE_E_MEMORY, "no memory");
             }
-            if (id == id_slow) {
-                {
-                    const std::lock_guard<std::mutex> lock(log_.mutex);
-                    log_.slow_started = true;
-                }
-                while (!abort) {
-                    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-                }
-                throw gge::Error(GGE_E_ABORTED, "aborted");
+            if (id == id_device) {
+                throw gge::Error(GGE_E_DEVICE, "the device failed");
+            }
+            if (id == id_slow || id == id_gate) {
+                wait(id == id_gate, abort);
             }
             int64_t &n_seen = seen_[static_cast<size_t>(batch.sequences[t])];
             if (!has_mrope_ && batch.positions[t] != n_seen) {
@@ -141,6 +140,20 @@ public:
     }
 
 private:
+    void wait(bool at_gate, const std::atomic<bool> &abort) {
+        {
+            const std::lock_guard<std::mutex> lock(log_.mutex);
+            ++log_.n_slow;
+        }
+        while (!abort && !(at_gate && log_.n_gate > 0)) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        if (abort) {
+            throw gge::Error(GGE_E_ABORTED, "aborted");
+        }
+        --log_.n_gate;
+    }
+
     void note(const gge::TokenBatch &batch) {
         if (log_.on_compute) {
             log_.on_compute();

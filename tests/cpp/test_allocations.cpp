@@ -47,7 +47,11 @@ constexpr int64_t n_ubatch = 32;
 struct Setup {
     explicit Setup(void (*change)(fake::Model &)) {
         seen.reserve(10000);
-        log.on_compute = [this] { seen.push_back(n_in_thread); };
+        log.on_compute = [this] {
+            seen.push_back(n_in_thread);
+            while (is_held) {
+            }
+        };
         auto backend = std::make_unique<fake::Model>(log);
         change(*backend);
         model = fake::wrap(std::move(backend));
@@ -79,6 +83,7 @@ struct Setup {
     }
 
     fake::Log log;
+    std::atomic<bool> is_held{false};
     std::vector<int64_t> seen;
     std::shared_ptr<const Model> model;
     std::unique_ptr<Engine> engine;
@@ -128,5 +133,35 @@ TEST(a_call_allocates_no_more_for_more_inputs) {
         const int64_t n_many = s.encode(many, options);
         CHECK(n_few < 40);
         CHECK(n_many < n_few + 10); // a list grows by doubling
+    }
+}
+
+TEST(micro_batches_of_many_calls_need_nothing_from_the_heap) {
+    for (const gge_pooling pooling : poolings) {
+        Setup s(cacheless);
+        const auto tokens = std::make_shared<const Tokens>(s.tokens(1, 8));
+        const bool rank = pooling == GGE_POOLING_RANK;
+        const int64_t n_rows = pooling == GGE_POOLING_NONE ? 8 : 1;
+        const int64_t width = rank ? fake::n_cls_out : fake::n_embd;
+        EncodeOptions options;
+        options.pooling = pooling;
+        std::vector<std::vector<float>> out(200, std::vector<float>(static_cast<size_t>(n_rows * width)));
+        s.encode(*tokens, options); // the session may change
+        s.seen.clear();
+        s.is_held = true;
+        std::vector<std::shared_ptr<Job>> jobs;
+        for (auto &rows : out) {
+            jobs.push_back(s.engine->prepare(tokens, options, {rows.data(), n_rows, width}, nullptr, nullptr));
+            s.engine->submit(jobs.back());
+        }
+        s.is_held = false;
+        for (const auto &job : jobs) {
+            s.engine->await(*job);
+            job->report();
+        }
+        CHECK(s.seen.size() >= 50 && s.seen.size() <= 51); // 4 of them each
+        for (size_t b = 3; b < s.seen.size(); ++b) {       // the first may hold a single one
+            CHECK_EQ(s.seen[b], s.seen[b - 1]);
+        }
     }
 }

@@ -1,6 +1,5 @@
 #include "check.h"
-#include "engine.h"
-#include "fake_backend.h"
+#include "fake_engine.h"
 
 #include <array>
 #include <cmath>
@@ -8,65 +7,12 @@
 #include <tuple>
 
 using namespace gge;
+using fake::raw;
+using fake::sequence;
+using fake::Setup;
+using fake::small;
 
 namespace {
-
-EngineOptions small() {
-    EngineOptions o;
-    o.n_ubatch = 16;
-    o.n_seq_max = 4;
-    o.n_threads = 1;
-    return o;
-}
-
-EncodeOptions raw(gge_pooling pooling = GGE_POOLING_LAST) {
-    EncodeOptions o;
-    o.pooling = pooling;
-    o.normalize = GGE_OFF;
-    return o;
-}
-
-// An engine over the fake model, and what a caller needs around it.
-struct Setup {
-    explicit Setup(EngineOptions options = small(), const std::function<void(fake::Model &)> &change = {}) {
-        auto backend = std::make_unique<fake::Model>(log);
-        if (change) {
-            change(*backend);
-        }
-        model = fake::wrap(std::move(backend));
-        engine = std::make_unique<Engine>(model, options);
-    }
-
-    Tokens tokens(const std::vector<std::vector<int32_t>> &texts) const {
-        std::vector<int32_t> ids;
-        std::vector<int64_t> offsets = {0};
-        for (const auto &text : texts) {
-            ids.insert(ids.end(), text.begin(), text.end());
-            offsets.push_back(static_cast<int64_t>(ids.size()));
-        }
-        return take_ids(model, ids.data(), offsets.data(), static_cast<int64_t>(texts.size()));
-    }
-
-    std::vector<float> encode(const Tokens &t, EncodeOptions options = raw()) const {
-        const size_t n_rows = options.pooling == GGE_POOLING_NONE ? t.ids.size() : static_cast<size_t>(t.n_texts());
-        std::vector<float> out(n_rows * 4, -1.0F);
-        engine->encode(t, options, {out.data(), static_cast<int64_t>(n_rows), 4});
-        return out;
-    }
-
-    void wait_for_slow() {
-        while (true) {
-            const std::lock_guard<std::mutex> lock(log.mutex);
-            if (log.slow_started) {
-                return;
-            }
-        }
-    }
-
-    fake::Log log;
-    std::shared_ptr<const Model> model;
-    std::unique_ptr<Engine> engine;
-};
 
 using Row = std::vector<float>;
 using Sizes = std::vector<size_t>;
@@ -94,14 +40,6 @@ void can_rank(fake::Model &m) {
 void reranker(fake::Model &m) {
     can_rank(m);
     m.facts().pooling = GGE_POOLING_RANK;
-}
-
-std::vector<int32_t> sequence(int32_t from, int32_t n) {
-    std::vector<int32_t> ids;
-    for (int32_t i = 0; i < n; ++i) {
-        ids.push_back((from + i) % 200);
-    }
-    return ids;
 }
 
 } // namespace

@@ -410,3 +410,48 @@ TEST(micro_batches_of_rows_have_positions_of_three_parts) {
     CHECK(batch.widths == std::vector<int32_t>({0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3}));
     CHECK_EQ(s.encode(t, raw(GGE_POOLING_LAST))[1], 7.0F);
 }
+
+TEST(a_call_with_media_takes_turns_with_texts) {
+    Setup s(small(16));
+    Tokens t =
+        s.tokens({{medium(s.image(3, 3, 1))}, {medium(s.image(3, 3, 2))}, {medium(s.image(3, 3, 3))}, {text("a")}});
+    t.ids[0] = fake::id_gate;
+    std::vector<float> expected = s.expected(t);
+    std::thread media([&] { CHECK(first_values(s.encode(t)) == expected); });
+    while (s.engine->stats().n_calls_running == 0) {
+    }
+    std::thread few(
+        [&] { CHECK_EQ(s.encode(s.tokens({{text("b")}}), raw(GGE_POOLING_LAST))[0], static_cast<float>('b')); });
+    while (s.engine->stats().n_calls_queued == 0) {
+    }
+    CHECK_EQ(s.engine->stats().n_texts_queued, 5);
+    s.log.n_gate = 1;
+    few.join();
+    media.join();
+    const std::vector<std::vector<int32_t>> batches = s.log.get_batches();
+    CHECK(batches[1] == std::vector<int32_t>{'b'}); // by itself, between those with media
+    CHECK_EQ(s.log.batches_of_rows.size(), size_t{3});
+    CHECK_EQ(s.engine->stats().n_texts_queued, 0);
+    CHECK_EQ(s.engine->stats().n_texts, 5);
+}
+
+TEST(calls_with_media_that_take_turns_keep_the_rows_of_their_media) {
+    Setup s(small(100));
+    fake::Inputs inputs;
+    for (uint8_t i = 0; i < 6; ++i) {
+        inputs.push_back({medium(s.image(3, 3, i))});
+    }
+    Tokens first = s.tokens(inputs);
+    const Tokens second = s.tokens({inputs[0], inputs[1], inputs[2]});
+    first.ids[0] = fake::id_gate;
+    std::thread a([&] { CHECK(first_values(s.encode(first)) == s.expected(first)); });
+    while (s.engine->stats().n_calls_running == 0) {
+    }
+    std::thread b([&] { CHECK(first_values(s.encode(second)) == s.expected(second)); });
+    while (s.engine->stats().n_calls_queued == 0) {
+    }
+    s.log.n_gate = 1;
+    a.join();
+    b.join();
+    CHECK_EQ(s.tower_log.get_passes().size(), size_t{2}); // each encoded its own once
+}
