@@ -205,6 +205,14 @@ int main() {
     ok = count_failures("gge_encode", 1,
                         [&] { return gge_encode(engine, tokens, nullptr, row.data(), 1, info.n_embd, &err); }) > 0 &&
          ok;
+    ok = count_failures("gge_submit", 1,
+                        [&] {
+                            gge_request *request = nullptr;
+                            const gge_status status = gge_submit(engine, tokens, nullptr, row.data(), 1, info.n_embd,
+                                                                 nullptr, nullptr, &request, &err);
+                            return status == GGE_OK ? gge_request_finish(request, &err) : status;
+                        }) > 0 &&
+         ok;
     ok = count_failures("gge_engine_create", 7,
                         [&] {
                             gge_engine *other = nullptr;

@@ -53,6 +53,8 @@ static void null_is_refused_or_harmless(void) {
     gge_tokens *tokens = (gge_tokens *)&err;
     gge_engine *engine = (gge_engine *)&err;
     gge_media *media = (gge_media *)&err;
+    gge_request *request = (gge_request *)&err;
+    gge_engine_stats stats = {0};
     gge_model_info info = {0};
     gge_tower_info tower = {0};
     gge_engine_info engine_info = {0};
@@ -94,13 +96,19 @@ static void null_is_refused_or_harmless(void) {
     CHECK(gge_engine_create(NULL, NULL, &engine, &err) == GGE_E_INVALID && engine == NULL);
     CHECK(gge_engine_get_info(NULL, &engine_info, &err) == GGE_E_INVALID);
     CHECK(gge_encode(NULL, NULL, NULL, NULL, 0, 0, &err) == GGE_E_INVALID);
+    CHECK(gge_submit(NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, &request, &err) == GGE_E_INVALID && request == NULL);
+    CHECK(gge_submit(NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, &err) == GGE_E_INVALID);
+    CHECK(gge_request_finish(NULL, &err) == GGE_E_INVALID);
+    CHECK(gge_engine_stats_get(NULL, &stats, &err) == GGE_E_INVALID);
     CHECK(gge_model_meta_count(NULL) == 0 && gge_model_meta_key(NULL, 0) == NULL &&
           gge_model_meta_value(NULL, 0) == NULL);
     CHECK(gge_tokens_n_texts(NULL) == 0 && gge_tokens_ids(NULL) == NULL && gge_tokens_offsets(NULL) == NULL);
     gge_model_free(NULL);
     gge_media_free(NULL);
     gge_tokens_free(NULL);
+    gge_request_abort(NULL);
     gge_engine_close(NULL);
+    gge_engine_drain(NULL);
     gge_engine_free(NULL);
 }
 
@@ -226,6 +234,68 @@ static void texts_become_rows(gge_model *model) {
     gge_engine_free(engine);
     gge_tokens_free(tokens);
     gge_tokens_free(copy);
+}
+
+static void count_done(void *user_data) {
+    ++*(int *)user_data;
+}
+
+static void requests_give_the_rows_of_calls(gge_model *model) {
+    enum { n_requests = 8 };
+    gge_tokens *tokens = NULL;
+    gge_engine *engine = NULL;
+    gge_request *requests[n_requests] = {NULL};
+    gge_encode_options opts = {0};
+    gge_engine_stats stats = {0};
+    gge_model_info info = {0};
+    float *rows;
+    size_t n_values;
+    int n_done = 0;
+    int n_more = 0;
+    int i;
+    info.struct_size = sizeof(info);
+    opts.struct_size = sizeof(opts);
+    stats.struct_size = sizeof(stats);
+    CHECK(gge_model_get_info(model, &info, &err) == GGE_OK);
+    CHECK(gge_engine_create(model, NULL, &engine, &err) == GGE_OK);
+    CHECK(gge_tokenize(model, bytes, offsets, 2, NULL, &tokens, &err) == GGE_OK);
+    n_values = 2 * (size_t)info.n_embd;
+    rows = calloc((n_requests + 1) * n_values, sizeof(float));
+    CHECK(gge_encode(engine, tokens, NULL, rows, 2, info.n_embd, &err) == GGE_OK);
+
+    opts.abort = stop_now;
+    CHECK(gge_submit(engine, tokens, &opts, rows, 2, info.n_embd, NULL, NULL, &requests[0], &err) == GGE_E_INVALID);
+    CHECK(requests[0] == NULL);
+    CHECK(gge_submit(engine, tokens, NULL, rows, 1, info.n_embd, NULL, NULL, &requests[0], &err) == GGE_E_INVALID);
+    for (i = 0; i < n_requests; ++i) {
+        CHECK(gge_submit(engine, tokens, NULL, rows + (size_t)(i + 1) * n_values, 2, info.n_embd,
+                         i == 0 ? NULL : count_done, &n_done, &requests[i], &err) == GGE_OK);
+    }
+    CHECK(gge_engine_stats_get(engine, &stats, &err) == GGE_OK && stats.n_texts >= 2);
+    for (i = 0; i < n_requests; ++i) {
+        CHECK(gge_request_finish(requests[i], &err) == GGE_OK && err.status == GGE_OK);
+        CHECK(memcmp(rows, rows + (size_t)(i + 1) * n_values, n_values * sizeof(float)) == 0);
+    }
+    CHECK(n_done == n_requests - 1);
+    CHECK(gge_engine_stats_get(engine, &stats, &err) == GGE_OK);
+    CHECK(stats.n_texts == 2 * (n_requests + 1) && stats.n_calls == n_requests + 1 && stats.n_texts_queued == 0);
+    CHECK(stats.n_tokens == (n_requests + 1) * gge_tokens_offsets(tokens)[2] &&
+          stats.n_tokens_offered > stats.n_tokens);
+    CHECK(stats.seconds_computing > 0 && stats.seconds_waiting > 0);
+
+    CHECK(gge_submit(engine, tokens, NULL, rows, 2, info.n_embd, count_done, &n_more, &requests[0], &err) == GGE_OK);
+    gge_request_abort(requests[0]);
+    i = gge_request_finish(requests[0], &err);
+    CHECK((i == GGE_OK || i == GGE_E_ABORTED) && n_more == 1);
+
+    CHECK(gge_submit(engine, tokens, NULL, rows, 2, info.n_embd, NULL, NULL, &requests[0], &err) == GGE_OK);
+    gge_engine_drain(engine);
+    CHECK(gge_request_finish(requests[0], &err) == GGE_OK);
+    CHECK(gge_submit(engine, tokens, NULL, rows, 2, info.n_embd, NULL, NULL, &requests[0], &err) == GGE_E_CLOSED);
+    CHECK(requests[0] == NULL);
+    free(rows);
+    gge_engine_free(engine);
+    gge_tokens_free(tokens);
 }
 
 static void bad_texts_are_named(gge_model *model) {
@@ -428,12 +498,15 @@ static void adapters_and_heads_that_are_not_there_are_refused(gge_model *model, 
     gge_tokens_free(tokens);
 }
 
-/* The engine and the tokens keep the model alive. */
+/* The engine and the tokens keep the model alive, and a request what it needs. */
 static void handles_are_freed_in_any_order(const char *path) {
     gge_model *model = NULL;
     gge_tokens *tokens = NULL;
     gge_engine *engine = NULL;
     gge_model_info info = {0};
+    gge_request *request = NULL;
+    gge_status status;
+    int n_done = 0;
     float *rows;
     info.struct_size = sizeof(info);
     CHECK(gge_model_load(path, NULL, &model, &err) == GGE_OK);
@@ -443,10 +516,14 @@ static void handles_are_freed_in_any_order(const char *path) {
     gge_model_free(model);
     rows = calloc(2 * (size_t)info.n_embd, sizeof(float));
     CHECK(gge_encode(engine, tokens, NULL, rows, 2, info.n_embd, &err) == GGE_OK);
-    free(rows);
-    gge_engine_free(engine);
+    CHECK(gge_submit(engine, tokens, NULL, rows, 2, info.n_embd, count_done, &n_done, &request, &err) == GGE_OK);
     CHECK(gge_tokens_n_texts(tokens) == 2);
     gge_tokens_free(tokens);
+    gge_engine_free(engine);
+    CHECK(n_done == 1);
+    status = gge_request_finish(request, &err);
+    CHECK(status == GGE_OK || status == GGE_E_CLOSED);
+    free(rows);
 }
 
 static int64_t total_of(const gge_memory *m) {
@@ -539,6 +616,7 @@ int main(int argc, char **argv) {
         if (model != NULL) {
             model_tells_about_itself(model);
             texts_become_rows(model);
+            requests_give_the_rows_of_calls(model);
             bad_texts_are_named(model);
             models_without_towers_take_no_media(model);
             parts_of_text_become_what_texts_become(model);
