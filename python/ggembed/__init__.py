@@ -33,7 +33,7 @@ from .media import Audio, Image, MediaLimits, Pdf, Video
 from .quantization import calibration_ranges, quantize_embeddings
 from .results import Encoded, TokenRows
 from .scores import maxsim, similarity
-from .types import Attention, DeviceInfo, ModelInfo, Pooling, TowerInfo
+from .types import Attention, DeviceInfo, EngineStats, ModelInfo, Pooling, TowerInfo
 
 __all__ = [
     "AbortedError",
@@ -48,6 +48,7 @@ __all__ = [
     "Embedder",
     "EmptyTextError",
     "Encoded",
+    "EngineStats",
     "Finding",
     "Image",
     "InternalError",

@@ -13,7 +13,7 @@ from . import _native, profiles
 from ._prompts import Prompts
 from .errors import EmbedError
 from .profiles import MediaRules
-from .types import Attention, DeviceInfo, ModelInfo, Pooling, TowerInfo
+from .types import Attention, DeviceInfo, EngineStats, ModelInfo, Pooling, TowerInfo
 
 # Fields that ModelInfo takes from gge_model_info under the same name.
 _SAME = (
@@ -91,6 +91,12 @@ def describe_engine(engine: _native.Engine) -> dict[str, Any]:
     """The fields of ModelInfo that an engine decides."""
     found = engine.info()
     return {name: found[name] for name in _ENGINE}
+
+
+def engine_stats(engine: _native.Engine) -> EngineStats:
+    """The counters of an engine."""
+    found = engine.stats()
+    return EngineStats(**{name: found[name] for name in EngineStats.__dataclass_fields__})
 
 
 def _of_file(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -548,6 +548,13 @@ class Engine:
         check(lib.lib.gge_engine_get_info(self.pointer, info, err), err)
         return lib.fields(info)
 
+    def stats(self) -> dict[str, Any]:
+        """Fields of gge_engine_stats."""
+        lib = library()
+        stats, err = lib.struct("gge_engine_stats"), lib.error()
+        check(lib.lib.gge_engine_stats_get(self.pointer, stats, err), err)
+        return lib.fields(stats)
+
     def encode(
         self,
         tokens: Tokens,

@@ -29,7 +29,7 @@ from ._calls import (
     warn,
 )
 from ._hub_names import Modality
-from ._info import describe, describe_engine
+from ._info import describe, describe_engine, engine_stats
 from ._machine import n_cpus
 from ._text_calls import run, run_pairs
 from .errors import AbortedError, ClosedError, UnsupportedError
@@ -43,6 +43,7 @@ from .types import (
     Attention,
     CpuKernels,
     EncodeOptions,
+    EngineStats,
     Input,
     Inputs,
     MediaTemplate,
@@ -480,6 +481,27 @@ class Embedder:
             build=dict(info.build),
             **describe_engine(engine),
         )
+
+    def stats(self) -> EngineStats:
+        """Counts what was done since this Embedder was made, and what waits in its queue.
+
+        Cheap enough to be asked often, from any thread, also while others encode.
+
+        Returns
+        -------
+        EngineStats
+            The counters, brought up to date after each micro-batch.
+
+        Examples
+        --------
+        >>> from ggembed import Embedder
+        >>> embedder = Embedder()
+        >>> _ = embedder.encode(["a", "b", "c"])
+        >>> embedder.stats().n_texts
+        3
+        """
+        _, engine = self._live()
+        return engine_stats(engine)
 
     @overload
     def encode(

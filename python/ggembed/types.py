@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,53 @@ class DeviceInfo:
     memory_total: int
     memory_free: int
     compute_capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine has done since it was made, and what waits in its queue.
+
+    Attributes
+    ----------
+    n_texts : int
+        Inputs whose rows are there.
+    n_texts_failed : int
+        Inputs without a row, of calls that have ended; not those that were aborted or closed.
+    n_tokens, n_tokens_offered : int
+        Tokens that went through the model, and those that its micro-batches had room for.
+    n_microbatches, n_graphs_reused : int
+        Micro-batches, and those that ran on the graph of the one before.
+    n_calls, n_calls_aborted : int
+        Calls that have ended, and those of them that were aborted. A long list is several.
+    seconds_waiting, seconds_computing : float
+        Time that the worker had nothing to do, and that it had.
+    n_calls_queued, n_calls_running : int
+        Calls that wait for their first micro-batch now, and those that have begun.
+    n_texts_queued, n_tokens_queued : int
+        Inputs, and their tokens, that wait for their micro-batch now.
+    """
+
+    n_texts: int
+    n_texts_failed: int
+    n_tokens: int
+    n_tokens_offered: int
+    n_microbatches: int
+    n_graphs_reused: int
+    n_calls: int
+    n_calls_aborted: int
+    seconds_waiting: float
+    seconds_computing: float
+    n_calls_queued: int
+    n_calls_running: int
+    n_texts_queued: int
+    n_tokens_queued: int
+
+    @property
+    def fill_rate(self) -> float:
+        """How full the micro-batches were, 0 to 1; NaN before the first."""
+        if self.n_tokens_offered == 0:
+            return math.nan
+        return self.n_tokens / self.n_tokens_offered
 
 
 @dataclass(frozen=True)
