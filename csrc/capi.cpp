@@ -342,13 +342,15 @@ gge_status gge_submit(gge_engine *engine, const gge_tokens *tokens, const gge_en
                       gge_error *err) {
     return gge::guard(err, [&] {
         need(request, "request") = nullptr;
+        const std::shared_ptr<gge::Engine> shared = usable(engine, "engine").engine;
+        const std::shared_ptr<gge::Job> job = shared->prepare(usable(tokens, "tokens").tokens, gge::read_options(opts),
+                                                              {out, n_rows, row_stride}, on_done, done_data);
         auto made = std::make_unique<gge_request>();
-        made->engine = usable(engine, "engine").engine;
-        made->job = made->engine->prepare(usable(tokens, "tokens").tokens, gge::read_options(opts),
-                                          {out, n_rows, row_stride}, on_done, done_data);
-        *request = made.get(); // on_done may want it
+        made->engine = shared;
+        made->job = job;
+        *request = made.get(); // from here on an on_done may finish it
         try {
-            made->engine->submit(made->job);
+            shared->submit(job);
         } catch (...) {
             *request = nullptr;
             throw;
