@@ -11,8 +11,8 @@
  *     gge_media_* -> gge_tokenize_parts -> gge_encode     (inputs with images, audio or video in them)
  *
  * Texts become tokens first, because only then is it known how many rows the caller must have room for. Everything is
- * computed on the engine's own worker thread; the caller of gge_encode waits. Media come in decoded, as pixels and
- * samples: this library reads no media files.
+ * computed on the engine's own worker thread; the caller of gge_encode waits, that of gge_submit does not. Media come in
+ * decoded, as pixels and samples: this library reads no media files.
  *
  * Rules that hold for every function
  *

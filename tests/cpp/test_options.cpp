@@ -14,6 +14,7 @@ TEST(null_means_defaults) {
     const EngineOptions engine = read_options(static_cast<const gge_engine_options *>(nullptr));
     CHECK(engine.n_ctx == 0 && engine.attention == AttentionChoice::from_file);
     CHECK(engine.flash_attention == FlashAttention::automatic);
+    CHECK_EQ(engine.max_queued_tokens, int64_t{1} << 20);
     const EncodeOptions encode = read_options(static_cast<const gge_encode_options *>(nullptr));
     CHECK(encode.normalize == GGE_SWITCH_DEFAULT && encode.truncate_dim == 0 && encode.pooling == GGE_POOLING_DEFAULT);
 }
@@ -37,7 +38,9 @@ TEST(values_are_read) {
     o.n_threads = 4;
     o.attention = GGE_ATTENTION_BIDIRECTIONAL;
     o.flash_attention = GGE_OFF;
+    o.max_queued_tokens = 5;
     const EngineOptions r = read_options(&o);
+    CHECK_EQ(r.max_queued_tokens, 5);
     CHECK(r.n_ctx == 1 && r.n_ubatch == 2 && r.n_seq_max == 3 && r.n_threads == 4);
     CHECK(r.attention == AttentionChoice::bidirectional && r.flash_attention == FlashAttention::off);
 
@@ -89,6 +92,9 @@ TEST(bad_values_are_refused_with_name_value_and_limit) {
     e.n_threads = 0;
     e.attention = 3;
     CHECK_THROWS(GGE_E_INVALID, read_options(&e));
+    e.attention = 0;
+    e.max_queued_tokens = -1;
+    CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, read_options(&e)), "max_queued_tokens is -1"));
     gge_encode_options o{};
     o.struct_size = sizeof(o);
     o.normalize = 3;
