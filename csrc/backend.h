@@ -121,7 +121,7 @@ class BackendTower {
 public:
     virtual ~BackendTower() = default;
     virtual const TowerFacts &facts() const noexcept = 0;
-    virtual std::unique_ptr<TowerSession> open(int32_t n_threads) const = 0;
+    virtual std::unique_ptr<TowerSession> open(int32_t n_threads, bool cuda_graphs) const = 0;
 };
 
 struct SessionOptions {
@@ -132,7 +132,8 @@ struct SessionOptions {
     int32_t n_threads = 1;
     AttentionChoice attention = AttentionChoice::from_file;
     FlashAttention flash_attention = FlashAttention::automatic;
-    bool rank = false; // compute what the classification head says of each sequence, instead of token rows
+    bool cuda_graphs = false; // capture them
+    bool rank = false;        // compute what the classification head says of each sequence, instead of token rows
     // For comparisons: all that upstream does, with head, cache and mask; and attention as on devices other than the CPU.
     bool plain = false;
     bool streams = false;

@@ -238,6 +238,7 @@ llama_context_params context_params(const SessionOptions &options, bool on_cpu, 
     p.packed_attention =
         on_cpu && !options.streams && options.flash_attention != FlashAttention::off ? attend_packed : nullptr;
     p.no_perf = true;
+    p.no_cuda_graphs = !options.cuda_graphs;
     p.kv_unified = true; // otherwise every sequence gets an equal share of the context
     return p;
 }
@@ -354,7 +355,7 @@ public:
 
         const ErrorLines lines;
         abort_ = &abort;
-        const int32_t code = run(b);
+        const int32_t code = run(b, lines);
         abort_ = nullptr;
         if (code != 0) {
             throw code == 2 ? Error(GGE_E_ABORTED, "aborted")
@@ -463,7 +464,7 @@ private:
         return scores_.data();
     }
 
-    int32_t run(const llama_batch &b) {
+    int32_t run(const llama_batch &b, const ErrorLines &lines) {
         const Shield shield;
         try {
             const int32_t code = uses_encode_ ? llama_encode(context_.get(), b) : llama_decode(context_.get(), b);
@@ -477,8 +478,8 @@ private:
             static_cast<void>(context_.release());
             static_cast<void>(threadpool_.release());
             abort_ = nullptr;
-            throw Error(GGE_E_INTERNAL, e.what());
-        } catch (const std::runtime_error &e) { // the graph with another adapter cannot be made
+            throw upstream_error(GGE_E_INTERNAL, e.what(), lines); // which tell that a GPU is out of memory
+        } catch (const std::runtime_error &e) {                    // the graph with another adapter cannot be made
             abort_ = nullptr;
             const bool memory = std::strstr(e.what(), "allocate") != nullptr;
             throw Error(memory ? GGE_E_MEMORY : GGE_E_INTERNAL, std::string("llama.cpp: ") + e.what());
@@ -924,6 +925,15 @@ ggml_backend_dev_t device_handle(const Device &device) {
     return found->handle;
 }
 
+void switch_cuda_graphs(ggml_backend_t backend, bool on) {
+    const auto reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
+    const auto set = reinterpret_cast<void (*)(ggml_backend_t, bool)>(
+        ggml_backend_reg_get_proc_address(reg, "ggml_backend_cuda_set_graphs")); // of patch 0012
+    if (set != nullptr) {
+        set(backend, on);
+    }
+}
+
 void ask_driver(Device &device) {
     const auto devices = find_devices();
     const auto found =
@@ -1039,6 +1049,7 @@ std::unique_ptr<BackendModel> load_opened(const std::string &path, const std::ve
 // The numbers to an error of memory while a model is loaded.
 Error lacks_memory(const std::string &path, std::vector<Device> devices, const LoadOptions &options,
                    const std::string &reason) {
+    const int64_t file_bytes = check_files(path).bytes;
     std::string text = reason;
     try {
         const gge_memory needs = estimate_llama_model(path, devices, options, 1, [](const ModelFacts &) {
@@ -1051,7 +1062,8 @@ Error lacks_memory(const std::string &path, std::vector<Device> devices, const L
             "; the weights take " +
             (needs.weights_device > 0 ? show_bytes(needs.weights_device) + " on " + names_of(devices) + " and " : "") +
             show_bytes(needs.weights_host) + " on the host";
-    } catch (const std::exception &) { // then without
+    } catch (const std::exception &) { // an estimate takes memory, too
+        text += "; the file has " + show_bytes(file_bytes);
     }
     std::for_each(devices.begin(), devices.end(), ask_driver);
     return {GGE_E_MEMORY, text + "; free are " + show_free(devices)};

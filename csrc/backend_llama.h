@@ -47,6 +47,9 @@ void init_upstream();
 // Upstream's device; NULL for the CPU, which takes part anyway. Throws Error.
 ggml_backend_dev_t device_handle(const Device &device);
 
+// Whether a back end captures CUDA graphs, if it can. Before its first graph.
+void switch_cuda_graphs(ggml_backend_t backend, bool on);
+
 // Upstream reports failures as a null pointer and log lines; the lines tell what kind of failure it was.
 Error upstream_error(gge_status fallback, const std::string &what, const ErrorLines &lines);
 

@@ -277,13 +277,14 @@ struct FreeScheduler {
 // Where graphs run: the device, if it is not the CPU, and the CPU for what the device lacks.
 class Runner {
 public:
-    explicit Runner(ggml_backend_dev_t device) {
+    explicit Runner(ggml_backend_dev_t device, bool cuda_graphs = false) {
         if (device != nullptr) {
             device_.reset(ggml_backend_dev_init(device, nullptr));
             if (!device_) {
                 throw Error(GGE_E_DEVICE,
                             std::string("the device ") + ggml_backend_dev_name(device) + " cannot be used for media");
             }
+            switch_cuda_graphs(device_.get(), cuda_graphs);
         }
         cpu_.reset(ggml_backend_cpu_init());
         if (!cpu_) {
@@ -350,8 +351,8 @@ void add_weights(const Encoder &encoder, ggml_backend_dev_t device, gge_memory &
 class Session final : public TowerSession {
 public:
     // Under a Shield.
-    Session(const Encoder &encoder, ggml_backend_dev_t device, int32_t n_threads)
-        : encoder_(encoder), device_(device), runner_(device) {
+    Session(const Encoder &encoder, ggml_backend_dev_t device, int32_t n_threads, bool cuda_graphs)
+        : encoder_(encoder), device_(device), runner_(device, cuda_graphs) {
         ggml_backend_cpu_set_n_threads(runner_.cpu(), n_threads);
         threadpool_ = make_threadpool(n_threads);
         if (threadpool_) {
@@ -455,9 +456,9 @@ public:
 
     const TowerFacts &facts() const noexcept override { return encoder_->facts(); }
 
-    std::unique_ptr<TowerSession> open(int32_t n_threads) const override {
+    std::unique_ptr<TowerSession> open(int32_t n_threads, bool cuda_graphs) const override {
         const Shield shield;
-        return std::make_unique<Session>(*encoder_, device_, n_threads);
+        return std::make_unique<Session>(*encoder_, device_, n_threads, cuda_graphs);
     }
 
     // A first pass, on this thread alone.
@@ -467,7 +468,7 @@ public:
         input.values = values.data();
         const std::atomic<bool> never{false};
         try {
-            Session(*encoder_, device_, 1).compute({input}, never);
+            Session(*encoder_, device_, 1, false).compute({input}, never);
         } catch (const Error &e) {
             throw Error(e.status() == GGE_E_INTERNAL ? GGE_E_FORMAT : e.status(),
                         facts().path + ": the tower fails its first pass: " + e.what());

@@ -39,7 +39,7 @@ int64_t longest_input(const ModelFacts &facts, const EngineOptions &options) {
     return options.n_ctx > 0 ? options.n_ctx : facts.n_ctx_train;
 }
 
-SessionOptions first_session(const ModelFacts &facts, const EngineOptions &options) {
+SessionOptions first_session(const ModelFacts &facts, const EngineOptions &options, bool cuda_graphs) {
     if (!facts.has_cache && options.attention == AttentionChoice::causal) {
         throw Error(GGE_E_UNSUPPORTED, "models of architecture " + facts.architecture + " are bidirectional only");
     }
@@ -52,6 +52,7 @@ SessionOptions first_session(const ModelFacts &facts, const EngineOptions &optio
     s.n_threads = options.n_threads > 0 ? options.n_threads : default_n_threads();
     s.attention = options.attention;
     s.flash_attention = options.flash_attention;
+    s.cuda_graphs = cuda_graphs;
     s.rank = facts.pooling == GGE_POOLING_RANK && facts.n_cls_out > 0;
     return s;
 }
@@ -87,7 +88,7 @@ bool may_split(const ModelFacts &facts, const EngineOptions &options) {
 
 SessionOptions largest_session(const ModelFacts &facts, const EngineOptions &options) {
     const int64_t n_ctx = longest_input(facts, options);
-    const SessionOptions first = first_session(facts, options);
+    const SessionOptions first = first_session(facts, options, false);
     return grown(first, n_ctx, n_ctx, may_split(facts, options) && !first.rank);
 }
 
@@ -99,12 +100,14 @@ gge_memory estimate(const std::string &path, const LoadOptions &load, const Engi
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
     : model_(std::move(model)), may_split_(may_split(model_->facts(), options)),
-      n_ctx_(longest_input(model_->facts(), options)), first_session_(first_session(model_->facts(), options)),
+      n_ctx_(longest_input(model_->facts(), options)),
+      graphs_(choose_cuda_graphs(options.cuda_graphs, model_->devices(), environment_disables_graphs())),
+      first_session_(first_session(model_->facts(), options, graphs_.on)),
       attention_(is_causal(model_->facts(), options.attention) ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL),
       n_tower_batch_(tower_batch(options)), session_options_(first_session_),
       scheduler_({first_session_.n_ubatch, first_session_.n_seq_max, options.max_queued_tokens}) {
     session_ = model_->backend().open(session_options_);
-    towers_ = std::make_unique<Towers>(*model_, first_session_.n_threads);
+    towers_ = std::make_unique<Towers>(*model_, first_session_.n_threads, graphs_.on);
     const auto n_seq_max = static_cast<size_t>(first_session_.n_seq_max);
     turn_.reserve(n_seq_max);
     turn_jobs_.reserve(n_seq_max);
@@ -125,6 +128,10 @@ gge_engine_info Engine::info() const {
     info.n_seq_max = static_cast<int32_t>(first_session_.n_seq_max);
     info.n_threads = first_session_.n_threads;
     info.attention = attention_;
+    const auto is_cuda = [](const Device &device) { return device.kind == GGE_DEVICE_CUDA; };
+    const bool on_cuda = std::any_of(model_->devices().begin(), model_->devices().end(), is_cuda);
+    info.cuda_graphs = !on_cuda ? GGE_SWITCH_DEFAULT : graphs_.on ? GGE_ON : GGE_OFF;
+    copy_string(info.cuda_graphs_reason, graphs_.reason);
     return info;
 }
 

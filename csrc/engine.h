@@ -1,6 +1,7 @@
 // The queue, the worker thread, and the way from tokens to the caller's rows.
 #pragma once
 
+#include "cuda_graphs.h"
 #include "job.h"
 #include "scheduler.h"
 
@@ -109,8 +110,9 @@ private:
     PlanLimits limits(bool rank) const;
 
     const std::shared_ptr<const Model> model_;
-    const bool may_split_;               // a long input may span micro-batches
-    const int64_t n_ctx_;                // longest input that is accepted
+    const bool may_split_; // a long input may span micro-batches
+    const int64_t n_ctx_;  // longest input that is accepted
+    const GraphsChoice graphs_;
     const SessionOptions first_session_; // n_ubatch: the budget of micro-batches
     const gge_attention attention_;
     const int64_t n_tower_batch_;

@@ -27,7 +27,7 @@ public:
         if (!tower_) {
             throw py::value_error(path + " has no " + modality + " tower");
         }
-        session_ = tower_->open(n_threads);
+        session_ = tower_->open(n_threads, false);
     }
 
     py::dict facts() const {

@@ -10,7 +10,7 @@ namespace gge {
 TowerSession &Towers::session(gge_modality modality) {
     std::unique_ptr<TowerSession> &session = sessions_[modality];
     if (session == nullptr) {
-        session = tower_for(model_, modality).open(n_threads_);
+        session = tower_for(model_, modality).open(n_threads_, cuda_graphs_);
     }
     return *session;
 }

@@ -12,7 +12,8 @@ namespace gge {
 // The compute states of a model's towers, opened when they are needed. Used by one thread at a time.
 class Towers {
 public:
-    Towers(const Model &model, int32_t n_threads) : model_(model), n_threads_(n_threads) {}
+    Towers(const Model &model, int32_t n_threads, bool cuda_graphs)
+        : model_(model), n_threads_(n_threads), cuda_graphs_(cuda_graphs) {}
 
     const Model &model() const noexcept { return model_; }
     TowerSession &session(gge_modality modality);
@@ -22,6 +23,7 @@ public:
 private:
     const Model &model_;
     const int32_t n_threads_;
+    const bool cuda_graphs_;
     std::map<gge_modality, std::unique_ptr<TowerSession>> sessions_;
 };
 

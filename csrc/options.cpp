@@ -139,6 +139,9 @@ EngineOptions read_options(const gge_engine_options *opts) {
         r.flash_attention =
             read_switch("flash_attention", o.flash_attention, true) ? FlashAttention::on : FlashAttention::off;
     }
+    if (o.cuda_graphs != GGE_SWITCH_DEFAULT) {
+        r.cuda_graphs = read_switch("cuda_graphs", o.cuda_graphs, true) ? CudaGraphs::on : CudaGraphs::off;
+    }
     return r;
 }
 

@@ -16,6 +16,8 @@ enum class AttentionChoice { from_file, causal, bidirectional };
 
 enum class FlashAttention { automatic, on, off };
 
+enum class CudaGraphs { automatic, on, off };
+
 // How often a long call asks its abort callback.
 constexpr auto abort_interval = std::chrono::milliseconds(50);
 
@@ -79,6 +81,7 @@ struct EngineOptions {
     FlashAttention flash_attention = FlashAttention::automatic;
     int32_t n_tower_batch = 0; // 0 = chosen by the engine
     int64_t max_queued_tokens = default_max_queued_tokens;
+    CudaGraphs cuda_graphs = CudaGraphs::automatic;
 };
 
 struct EncodeOptions {

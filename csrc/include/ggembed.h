@@ -495,7 +495,8 @@ typedef struct gge_engine_options {
     gge_switch flash_attention; /* default: llama.cpp decides */
     int32_t n_tower_batch;      /* rows that a media encoder makes together; 0 = chosen. One medium with more rows is
                                    encoded by itself */
-    int32_t reserved;
+    gge_switch cuda_graphs;     /* capture graphs on CUDA devices; default: but for those of compute capability 9.x, or
+                                   an unknown one. Off where the environment has GGML_CUDA_DISABLE_GRAPHS */
     int64_t max_queued_tokens; /* tokens that requests of gge_submit may have in the queue, see there; 0 = 1 048 576 */
 } gge_engine_options;
 
@@ -524,11 +525,12 @@ void gge_engine_free(gge_engine *engine);
 typedef struct gge_engine_info {
     size_t struct_size;
     int32_t n_ctx;    /* longest input that is accepted */
-    int32_t n_ubatch; /* token budget of a micro-batch */
+    int32_t n_ubatch; /* token budget of a micro-batch; less than was asked for where there is no memory for that */
     int32_t n_seq_max;
     int32_t n_threads;
     gge_attention attention; /* in use; never DEFAULT */
-    int32_t reserved;
+    gge_switch cuda_graphs;  /* ON or OFF; DEFAULT where no CUDA device is used */
+    char cuda_graphs_reason[128];
 } gge_engine_info;
 
 /* Fills *out. Statuses: GGE_E_INVALID. Any thread. */

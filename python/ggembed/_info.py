@@ -90,7 +90,11 @@ def towers(model: _native.Model) -> list[TowerInfo]:
 def describe_engine(engine: _native.Engine) -> dict[str, Any]:
     """The fields of ModelInfo that an engine decides."""
     found = engine.info()
-    return {name: found[name] for name in _ENGINE}
+    return {
+        **{name: found[name] for name in _ENGINE},
+        "cuda_graphs": (None, True, False)[found["cuda_graphs"]],
+        "cuda_graphs_reason": found["cuda_graphs_reason"],
+    }
 
 
 def engine_stats(engine: _native.Engine) -> EngineStats:
@@ -103,7 +107,7 @@ def _of_file(found: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ModelInfo that the file decides."""
     facts: dict[str, Any] = {name: found[name] for name in _SAME}
     facts.update({name: None if found[name] < 0 else found[name] for name in _TOKENS})
-    facts.update(dict.fromkeys(_ENGINE, 0))
+    facts.update(dict.fromkeys(_ENGINE, 0), cuda_graphs=None, cuda_graphs_reason="")
     supplied = found["add_eos"] and not found["add_eos_in_file"]
     return {
         "dim": found["n_embd"],

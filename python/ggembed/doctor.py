@@ -179,6 +179,9 @@ def _check_model(embedder: Embedder) -> Iterator[Finding]:
         f"({info.attention_source}), opening token {bos}, closing token {eos}, context "
         f"{info.n_ctx} tokens, prompts {', '.join(info.prompts) or 'none'}",
     )
+    if info.cuda_graphs is not None:
+        state = "on" if info.cuda_graphs else "off"
+        yield Finding("ok", f"CUDA graphs are {state} ({info.cuda_graphs_reason})")
     yield from map(_tower, info.towers)
     yield from _check_profile(info)
     yield from _check_tokenizer(embedder, info)

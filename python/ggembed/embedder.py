@@ -98,7 +98,12 @@ class Embedder:
         or several are an error. For a copy of the model on each, make an Embedder for each.
     n_ubatch : int, optional
         Tokens that go through the model together; chosen from model and device by default. A longer
-        text that cannot be split goes through alone.
+        text that cannot be split goes through alone. Where there is no memory for them, they are
+        halved, down to 64; ``info().n_ubatch`` tells.
+    cuda_graphs : {"auto", True, False}, optional
+        Capture CUDA graphs. ``"auto"`` does, but not on Hopper (compute capability 9.x), as model
+        cards ask for. The environment variable ``GGML_CUDA_DISABLE_GRAPHS`` turns them off whatever
+        is given. ``info()`` tells what came of it and why.
     truncate_dim : int, optional
         Width that rows of texts, and token rows without a projection, are cut to before they are
         normalised; the model's own by default.
@@ -170,6 +175,7 @@ class Embedder:
         n_gpu_layers: int | None = None,
         split: Split | None = None,
         n_ubatch: int | None = None,
+        cuda_graphs: Literal["auto"] | bool = "auto",
         truncate_dim: int | None = None,
         max_tokens: int | None = None,
         overflow: Overflow = "error",
@@ -195,6 +201,7 @@ class Embedder:
             "n_ctx": _count("n_ctx", n_ctx),
             "n_threads": _count("n_threads", n_threads),
             "n_ubatch": _count("n_ubatch", n_ubatch),
+            "cuda_graphs": _switch("cuda_graphs", cuda_graphs),
         }
         gpu_layers = 0  # the header's zero is "all", its -1 is "none"
         if n_gpu_layers is not None:
@@ -1196,6 +1203,13 @@ def _projection(
 def _count(what: str, value: int | None) -> int:
     """A positive count for an option whose default is 0."""
     return 0 if value is None else integer(what, value, 1)
+
+
+def _switch(what: str, value: object) -> int:
+    """A gge_switch."""
+    if not isinstance(value, bool) and value != "auto":
+        raise ValueError(f"{what} must be 'auto', True or False, got {value!r}")
+    return 0 if value == "auto" else 1 if value else 2
 
 
 def _choice(what: str, value: _Name | str | None, choices: type[_Name]) -> _Name | None:

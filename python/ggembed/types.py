@@ -257,6 +257,10 @@ class ModelInfo:
         are llama.cpp's.
     n_threads, n_ubatch, n_seq_max : int
         CPU threads, token budget of a micro-batch, most sequences packed into one.
+    cuda_graphs : bool or None
+        Whether CUDA graphs are captured; None if no CUDA device is used.
+    cuda_graphs_reason : str
+        Why, or why not.
     prompts : mapping of str to str
         Prompts by name: those of the default task, then those that belong to no task.
     prompts_source : str or None
@@ -326,6 +330,8 @@ class ModelInfo:
     n_threads: int
     n_ubatch: int
     n_seq_max: int
+    cuda_graphs: bool | None
+    cuda_graphs_reason: str
     prompts: Mapping[str, str]
     prompts_source: str | None
     default_prompt_name: str | None

@@ -129,7 +129,7 @@ int main(void) {
     FIELD(gge_engine_options, attention);
     FIELD(gge_engine_options, flash_attention);
     FIELD(gge_engine_options, n_tower_batch);
-    FIELD(gge_engine_options, reserved);
+    FIELD(gge_engine_options, cuda_graphs);
     FIELD(gge_engine_options, max_queued_tokens);
 
     SIZE(gge_engine_info);
@@ -139,7 +139,8 @@ int main(void) {
     FIELD(gge_engine_info, n_seq_max);
     FIELD(gge_engine_info, n_threads);
     FIELD(gge_engine_info, attention);
-    FIELD(gge_engine_info, reserved);
+    FIELD(gge_engine_info, cuda_graphs);
+    FIELD(gge_engine_info, cuda_graphs_reason);
 
     SIZE(gge_engine_stats);
     FIELD(gge_engine_stats, struct_size);

@@ -145,7 +145,7 @@ public:
 
     const gge::TowerFacts &facts() const noexcept override { return facts_; }
 
-    std::unique_ptr<gge::TowerSession> open(int32_t) const override {
+    std::unique_ptr<gge::TowerSession> open(int32_t, bool) const override {
         return std::make_unique<TowerSession>(facts_, log_);
     }
 

@@ -263,11 +263,11 @@ TEST(a_tower_takes_what_is_made_for_it) {
         inputs.push_back(tower_input(media->tower(), unit, values.back().data()));
     }
     const std::atomic<bool> go_on{false};
-    const auto vision = tower_for(*f.model, GGE_MODALITY_VISION).open(1);
+    const auto vision = tower_for(*f.model, GGE_MODALITY_VISION).open(1, false);
     const float *rows = vision->compute(inputs, go_on);
     CHECK_EQ(rows[1], 6.0F);
     CHECK_EQ(rows[3], 1.0F);
     CHECK(rows[0] != rows[24]); // the second pair is another
-    const auto audio = tower_for(*f.model, GGE_MODALITY_AUDIO).open(1);
+    const auto audio = tower_for(*f.model, GGE_MODALITY_AUDIO).open(1, false);
     CHECK_EQ(audio->compute({tower_input(sound->tower(), sound->units()[0], nullptr)}, go_on)[1], 2.0F);
 }

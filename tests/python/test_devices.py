@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import fake_gpus
 import pytest
@@ -168,6 +169,27 @@ def test_a_model_that_does_not_fit_a_gpu_is_an_error_with_numbers(on_gpus):
         found,
     )
     assert float(numbers[1]) > 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_a_model_that_does_not_fit_the_host_is_an_error_with_numbers(run_python, minilm):
+    done = run_python(
+        """
+import resource, sys
+from ggembed import Embedder, OutOfMemoryError, estimate
+estimate(sys.argv[1], device="cpu")
+used = 1024 * int(next(line.split()[1] for line in open("/proc/self/status") if "VmData" in line))
+resource.setrlimit(resource.RLIMIT_DATA, (used + 2**24, used + 2**24))
+try:
+    Embedder(sys.argv[1], device="cpu", n_threads=1, mmap=False)
+except OutOfMemoryError as err:
+    print(err)
+""",
+        minilm,
+    )
+    # an estimate may lack memory as well
+    numbers = r"the (weights take|file has) 4\d\.\d MiB.*; free are [\d.]+ [MG]iB on cpu$"
+    assert re.search(numbers, done.stdout.strip()), done.stdout + done.stderr
 
 
 # ------------------------------------------------------------------ fork

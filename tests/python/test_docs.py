@@ -79,6 +79,7 @@ def media_files_here(tmp_path, monkeypatch):
         ("README.md", 3, True),
         ("docs/text.md", 6, True),
         ("docs/speed.md", 5, True),
+        ("docs/devices.md", 3, True),
         ("docs/media.md", 7, False),
     ],
 )
