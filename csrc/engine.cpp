@@ -5,6 +5,7 @@
 // the mean of the last piece, and token rows serve every pooling type alike.
 #include "engine.h"
 
+#include "log.h"
 #include "threads.h"
 
 #include <algorithm>
@@ -24,6 +25,8 @@ constexpr int64_t max_n_seq = 255;
 constexpr int max_n_faults = 8;
 // Each sequence of a recurrent model needs its own state.
 constexpr int64_t default_n_seq_with_state = 16;
+// Of micro-batches that lack of memory makes smaller.
+constexpr int64_t least_n_ubatch = 64;
 // Tokens that the compute state grows by.
 constexpr int64_t growth_step = 256;
 
@@ -69,6 +72,30 @@ SessionOptions grown(SessionOptions first, int64_t longest, int64_t n_ctx, bool 
     return first;
 }
 
+// Opens the first session of an engine; where memory lacks for its micro-batches, for ones of half the tokens.
+std::unique_ptr<BackendSession> open_first(const BackendModel &model, SessionOptions &options) {
+    const int64_t n_asked = options.n_ubatch;
+    while (true) {
+        try {
+            return model.open(options);
+        } catch (const Error &e) {
+            const std::string lack = "no memory for micro-batches of " + std::to_string(options.n_ubatch) + " tokens";
+            if (e.status() != GGE_E_MEMORY) {
+                throw;
+            }
+            if (options.n_ubatch / 2 < least_n_ubatch) {
+                const std::string asked =
+                    options.n_ubatch < n_asked ? ", the least after " + std::to_string(n_asked) : "";
+                throw Error(GGE_E_MEMORY, lack + asked + ": " + e.what());
+            }
+            log_line(GGE_LOG_WARN, (lack + ", trying half: " + e.what()).c_str());
+        }
+        options.n_ubatch /= 2;
+        options.n_ctx = options.n_ubatch;
+        options.n_seq_max = std::min(options.n_seq_max, options.n_ubatch);
+    }
+}
+
 int64_t tower_batch(const EngineOptions &options) {
     return options.n_tower_batch > 0 ? options.n_tower_batch : default_n_tower_batch;
 }
@@ -104,9 +131,9 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
       graphs_(choose_cuda_graphs(options.cuda_graphs, model_->devices(), environment_disables_graphs())),
       first_session_(first_session(model_->facts(), options, graphs_.on)),
       attention_(is_causal(model_->facts(), options.attention) ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL),
-      n_tower_batch_(tower_batch(options)), session_options_(first_session_),
+      n_tower_batch_(tower_batch(options)), session_(open_first(model_->backend(), first_session_)),
+      session_options_(first_session_),
       scheduler_({first_session_.n_ubatch, first_session_.n_seq_max, options.max_queued_tokens}) {
-    session_ = model_->backend().open(session_options_);
     towers_ = std::make_unique<Towers>(*model_, first_session_.n_threads, graphs_.on);
     const auto n_seq_max = static_cast<size_t>(first_session_.n_seq_max);
     turn_.reserve(n_seq_max);

@@ -113,14 +113,14 @@ private:
     const bool may_split_; // a long input may span micro-batches
     const int64_t n_ctx_;  // longest input that is accepted
     const GraphsChoice graphs_;
-    const SessionOptions first_session_; // n_ubatch: the budget of micro-batches
+    SessionOptions first_session_; // n_ubatch: the budget of micro-batches; settled by the constructor
     const gge_attention attention_;
     const int64_t n_tower_batch_;
 
     // Owned by the worker once it runs.
+    std::unique_ptr<BackendSession> session_;
     SessionOptions session_options_;  // n_ctx: room for the longest input of late
     int64_t n_tokens_since_long_ = 0; // of jobs since one with an input beyond the budget
-    std::unique_ptr<BackendSession> session_;
     std::unique_ptr<Towers> towers_;
     TokenBatch tokens_;
     std::vector<Share> turn_;      // what the scheduler gave, input by input

@@ -457,6 +457,32 @@ TEST(of_several_long_inputs_those_run_that_there_is_memory_for) {
     }
 }
 
+TEST(micro_batches_are_halved_until_there_is_memory_for_them) {
+    EngineOptions o = small();
+    o.n_ubatch = 512;
+    o.n_seq_max = 200;
+    Setup s(o, [](fake::Model &m) { m.n_ubatch_limit = 130; });
+    CHECK_EQ(s.engine->info().n_ubatch, 128);
+    CHECK_EQ(s.engine->info().n_seq_max, 128);
+    CHECK(s.log.capacities() == std::vector<size_t>({128}));
+    const auto out = s.encode(s.tokens({sequence(0, 100), sequence(0, 100), {4}}), raw());
+    CHECK_EQ(out[2], 100.0F);
+    CHECK_EQ(out[8], 4.0F);
+    CHECK(s.log.sizes() == std::vector<size_t>({101, 100}));
+}
+
+TEST(without_memory_for_the_least_micro_batches_there_is_no_engine) {
+    const auto fails = [](int32_t n_ubatch, int64_t limit) {
+        EngineOptions o = small();
+        o.n_ubatch = n_ubatch;
+        return CHECK_THROWS(GGE_E_MEMORY, Setup(o, [&](fake::Model &m) { m.n_ubatch_limit = limit; }));
+    };
+    CHECK_EQ(fails(512, 50), "no memory for micro-batches of 64 tokens, the least after 512: no memory for the compute "
+                             "state");
+    CHECK_EQ(fails(100, 50), "no memory for micro-batches of 100 tokens: no memory for the compute state");
+    CHECK_EQ(fails(32, 16), "no memory for micro-batches of 32 tokens: no memory for the compute state");
+}
+
 TEST(a_session_that_no_longer_finds_memory_is_given_up_for_a_smaller_one) {
     int64_t *limit = nullptr;
     const Setup s(small(), [&](fake::Model &m) {

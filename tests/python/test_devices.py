@@ -192,6 +192,33 @@ except OutOfMemoryError as err:
     assert re.search(numbers, done.stdout.strip()), done.stdout + done.stderr
 
 
+def test_micro_batches_shrink_to_the_memory_of_a_gpu(on_gpus):
+    """And say so in the log, with numbers."""
+    (held,) = on_gpus("""
+found = []
+for n in (2048, 64):
+    with Embedder(MODEL, device="cuda", n_threads=1, n_ubatch=n) as embedder:
+        found.append(internals.gpus()[0]["used"])
+print(found)
+""")
+    large, least = json.loads(held)
+    program = """
+import logging
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s", level=logging.WARNING)
+def use():
+    with Embedder(MODEL, device="cuda", n_threads=1, n_ubatch=2048) as embedder:
+        return embedder.info().n_ubatch, embedder.encode(["the question " * 20] * 40).shape
+print(outcome(use))
+"""
+    *lines, found = on_gpus(program, sizes=((least + (large - least) // 3) / 2**20,))
+    warnings = [line for line in lines if "no memory for micro-batches" in line]
+    assert warnings[0].startswith("WARNING no memory for micro-batches of 2048 tokens, trying half")
+    assert re.search(r"buffer of size \d+.*; free are [\d.]+ MiB on cuda:0", warnings[0])
+    n_ubatch = 2048 >> len(warnings)
+    assert found == f"({n_ubatch}, (40, 48))"
+    assert 64 <= n_ubatch < 2048
+
+
 # ------------------------------------------------------------------ fork
 
 
