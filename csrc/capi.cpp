@@ -9,12 +9,12 @@
 
 struct gge_model {
     std::shared_ptr<const gge::Model> model;
-    gge::Owner owner{};
+    gge::Owner owner;
 };
 
 struct gge_media {
     std::shared_ptr<gge::Media> media;
-    gge::Owner owner{};
+    gge::Owner owner;
 };
 
 struct gge_tokens {
@@ -25,13 +25,13 @@ struct gge_tokens {
 
 struct gge_engine {
     std::shared_ptr<gge::Engine> engine;
-    gge::Owner owner{};
+    gge::Owner owner;
 };
 
 struct gge_request {
     std::shared_ptr<gge::Engine> engine;
     std::shared_ptr<gge::Job> job;
-    gge::Owner owner{};
+    gge::Owner owner;
 };
 
 namespace {

@@ -41,7 +41,7 @@ void check_list(const std::vector<Device> &chosen, const std::string &names, Spl
     }
     for (size_t i = 0; i < chosen.size(); ++i) {
         if (chosen[i].kind == GGE_DEVICE_CPU) {
-            throw Error(GGE_E_INVALID, "device \"cpu\" stands alone, got \"" + names +
+            throw Error(GGE_E_INVALID, R"(device "cpu" stands alone, got ")" + names +
                                            "\"; with n_gpu_layers some layers stay on the CPU");
         }
         for (size_t k = 0; k < i; ++k) {
@@ -51,10 +51,11 @@ void check_list(const std::vector<Device> &chosen, const std::string &names, Spl
         }
     }
     if (split == Split::none) {
-        throw Error(GGE_E_UNSUPPORTED, "split \"none\" puts a model on one device, \"" + names + "\" names " +
-                                           std::to_string(chosen.size()) +
-                                           ": split \"layer\" shares the layers out among them; a copy on each takes a "
-                                           "model and an engine for each device");
+        throw Error(GGE_E_UNSUPPORTED,
+                    R"(split "none" puts a model on one device, ")" + names + "\" names " +
+                        std::to_string(chosen.size()) +
+                        R"(: split "layer" shares the layers out among them; a copy on each takes a )"
+                        "model and an engine for each device");
     }
 }
 
@@ -96,9 +97,9 @@ std::string show_bytes(int64_t bytes) {
     const double n = static_cast<double>(bytes) / mib;
     std::array<char, 32> text{};
     if (n < 1024) {
-        std::snprintf(text.data(), text.size(), "%.1f MiB", n);
+        static_cast<void>(std::snprintf(text.data(), text.size(), "%.1f MiB", n));
     } else {
-        std::snprintf(text.data(), text.size(), "%.2f GiB", n / 1024);
+        static_cast<void>(std::snprintf(text.data(), text.size(), "%.2f GiB", n / 1024));
     }
     return text.data();
 }
