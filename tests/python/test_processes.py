@@ -465,7 +465,7 @@ def test_processes_share_the_weights(level, minilm, tmp_path):
             assert holder.stdout.readline() == b"ready\n"
         for holder in holders:
             pages = mapped(holder.pid, path)
-            assert pages["Rss"] > 0.9 * path.stat().st_size
+            assert pages["Rss"] > 0.4 * path.stat().st_size  # half is the table of tokens
             assert pages["Pss"] == pytest.approx(pages["Rss"] / 2, rel=0.05)
             assert pages["Private_Dirty"] == pages["Shared_Dirty"] == 0
     finally:
