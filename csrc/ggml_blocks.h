@@ -9,6 +9,7 @@
 #include <cstring>
 
 namespace gge {
+namespace { // each file that includes this is compiled for a CPU of its own
 
 constexpr size_t block_values = 32;
 
@@ -188,4 +189,5 @@ struct ReadIQ4_XS : Reader<256, 136, 128> {
     }
 };
 
+} // namespace
 } // namespace gge

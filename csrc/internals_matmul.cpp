@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
-#include <optional>
 
 namespace py = pybind11;
 
@@ -19,6 +18,7 @@ const std::map<std::string, WeightType> types = {
     {"Q5_1", WeightType::q5_1}, {"Q8_0", WeightType::q8_0},     {"Q4_K", WeightType::q4_k},
     {"Q5_K", WeightType::q5_k}, {"Q6_K", WeightType::q6_k},     {"F16", WeightType::f16},
     {"BF16", WeightType::bf16}, {"IQ4_NL", WeightType::iq4_nl}, {"IQ4_XS", WeightType::iq4_xs},
+    {"F32", WeightType::f32},
 };
 
 constexpr size_t alignment = 64;
@@ -36,15 +36,29 @@ private:
     std::vector<char> bytes_;
 };
 
-// Weights of a type of GGUF files, packed for the kernel of this CPU.
+std::vector<const gge::MatmulKernel *> kernels_of(const std::string &type) {
+    std::vector<const gge::MatmulKernel *> kernels;
+    while (const gge::MatmulKernel *kernel = gge::matmul_kernel(types.at(type), kernels.size())) {
+        kernels.push_back(kernel);
+    }
+    return kernels;
+}
+
+const gge::MatmulKernel *kernel_called(const std::string &type, const std::string &name) {
+    for (const gge::MatmulKernel *kernel : kernels_of(type)) {
+        if (name == kernel->name) {
+            return kernel;
+        }
+    }
+    throw py::value_error("this CPU has no kernel " + name + " for " + type);
+}
+
+// Weights of a type of GGUF files, packed for a kernel.
 class Matmul {
 public:
-    Matmul(const std::string &type, const py::bytes &weights, size_t n_out, size_t n_in)
-        : kernel_(gge::matmul_kernel(types.at(type))), n_out_(n_out), n_in_(n_in),
-          packed_(kernel_ == nullptr ? 0 : kernel_->packed_size(n_out, n_in)) {
-        if (kernel_ != nullptr) {
-            kernel_->pack(std::string_view(weights).data(), n_out, n_in, packed_.data());
-        }
+    Matmul(const std::string &type, const py::bytes &weights, size_t n_out, size_t n_in, const std::string &kernel)
+        : kernel_(kernel_called(type, kernel)), n_out_(n_out), n_in_(n_in), packed_(kernel_->packed_size(n_out, n_in)) {
+        kernel_->pack(std::string_view(weights).data(), n_out, n_in, packed_.data());
     }
 
     // (n_tokens, n_in) -> (n_tokens, n_out), in steps of so many panels and tokens
@@ -101,15 +115,18 @@ private:
 
 void bind_matmul(py::module_ &m) {
     m.def(
-        "matmul_kernel",
-        [](const std::string &type) -> std::optional<std::string> {
-            const gge::MatmulKernel *kernel = gge::matmul_kernel(types.at(type));
-            return kernel == nullptr ? std::nullopt : std::optional<std::string>(kernel->name);
+        "matmul_kernels", // that this CPU can run, the best first
+        [](const std::string &type) {
+            std::vector<std::string> names;
+            for (const gge::MatmulKernel *kernel : kernels_of(type)) {
+                names.emplace_back(kernel->name);
+            }
+            return names;
         },
         py::arg("type"));
     py::class_<Matmul>(m, "Matmul")
-        .def(py::init<const std::string &, const py::bytes &, size_t, size_t>(), py::arg("type"), py::arg("weights"),
-             py::arg("n_out"), py::arg("n_in"))
+        .def(py::init<const std::string &, const py::bytes &, size_t, size_t, const std::string &>(), py::arg("type"),
+             py::arg("weights"), py::arg("n_out"), py::arg("n_in"), py::arg("kernel"))
         .def("run", &Matmul::run, py::arg("rows"), py::arg("panel_step") = 1, py::arg("token_step") = 1000000)
         .def("seconds", &Matmul::seconds, py::arg("rows"), py::arg("n_rounds"));
 }

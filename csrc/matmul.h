@@ -7,7 +7,7 @@
 
 namespace gge {
 
-enum class WeightType { q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, f16, bf16 };
+enum class WeightType { q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, f16, bf16, f32 };
 
 // The rows of activations as a kernel reads them, and where its products go.
 struct MatmulTask {
@@ -38,16 +38,20 @@ struct MatmulKernel {
                      size_t token_end);
 };
 
-// NULL where upstream's own kernel serves as well or better on this CPU.
-const MatmulKernel *matmul_kernel(WeightType type) noexcept;
+// The kernels for a type that this CPU can run, the best first; NULL after the last, and for the first where upstream's
+// own kernel serves as well or better. Those of ARM are upstream's.
+const MatmulKernel *matmul_kernel(WeightType type, size_t i = 0) noexcept;
 
 inline size_t n_panels(const MatmulKernel &kernel, size_t n_out) {
     return (n_out + kernel.n_panel - 1) / kernel.n_panel;
 }
 
-// Only for CPUs that have AVX-512 BF16, or VNNI; the latter in the order of WeightType.
-extern const MatmulKernel avx512_bf16_of_f16;
-extern const MatmulKernel avx512_bf16_of_bf16;
-extern const MatmulKernel avx512_vnni_kernels[10];
+// By kind of CPU, in the order of WeightType: ten for quantised weights, or those for F16, BF16 and F32.
+extern const MatmulKernel *const avx512_vnni_int8;
+extern const MatmulKernel *const avx_vnni_int8;
+extern const MatmulKernel *const avx2_int8;
+extern const MatmulKernel *const avx512_bf16; // not F32
+extern const MatmulKernel *const avx512_floats;
+extern const MatmulKernel *const avx2_floats;
 
 } // namespace gge

@@ -1,13 +1,21 @@
-"""The kernels for matrices against products of the weights as gguf's own Python code reads them."""
+"""The kernels for matrices against products of the weights as gguf's own Python code reads them.
+
+Every kernel that this CPU can run is tested, not only the one that it would choose.
+"""
 
 from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-FLOATS = ("F16", "BF16")
+FLOATS = ("F16", "BF16", "F32")
 BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL")
 SUPERBLOCKS = ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 QUANTISED = BLOCKS + SUPERBLOCKS
@@ -26,11 +34,48 @@ HALVES = {
 }
 
 
-@pytest.fixture(params=QUANTISED + FLOATS)
-def kind(request, internals):
-    if internals.matmul_kernel(request.param) is None:
-        pytest.skip(f"no kernel of ours for {request.param} on this CPU")
-    return request.param
+# Where the values stand, and scales that are no halves.
+BYTES = {
+    "Q4_0": (slice(2, None), slice(0)),
+    "Q4_1": (slice(4, None), slice(0)),
+    "Q5_0": (slice(2, None), slice(0)),
+    "Q5_1": (slice(4, None), slice(0)),
+    "Q8_0": (slice(2, None), slice(0)),
+    "IQ4_NL": (slice(2, None), slice(0)),
+    "Q4_K": (slice(16, None), slice(4, 16)),
+    "Q5_K": (slice(16, None), slice(4, 16)),
+    "Q6_K": (slice(0, 192), slice(192, 208)),
+    "IQ4_XS": (slice(8, None), slice(2, 8)),
+}
+# Of all CPUs; which of them a machine can run is known only where the tests run.
+INT8_KERNELS = ("avx512-vnni", "avx-vnni", "avx2")
+FLOAT_KERNELS = ("avx512-bf16", "avx512", "avx2")
+
+
+def cases(quantised: Iterable[str] = QUANTISED, floats: Iterable[str] = FLOATS) -> list[str]:
+    """Names of a type and a kernel."""
+    pairs = [*itertools.product(quantised, INT8_KERNELS), *itertools.product(floats, FLOAT_KERNELS)]
+    return [" ".join(pair) for pair in pairs if pair != ("F32", "avx512-bf16")]
+
+
+@pytest.fixture(params=cases())
+def case(request, internals):
+    kind, kernel = request.param.split()
+    if kernel not in internals.matmul_kernels(kind):
+        pytest.skip(f"this CPU has no kernel {kernel} for {kind}")
+    return Case(internals, kind, kernel)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A kernel for a type of weights."""
+
+    internals: Any
+    kind: str
+    kernel: str
+
+    def matmul(self, packed: bytes, n_out: int, n_in: int) -> Any:
+        return self.internals.Matmul(self.kind, packed, n_out, n_in, self.kernel)
 
 
 def depths(kind: str) -> tuple[int, ...]:
@@ -46,6 +91,9 @@ def weights(kind: str, n_out: int, n_in: int, scale: float = 0.01) -> tuple[byte
     if kind == "F16":
         halves = draw.standard_normal((n_out, n_in)).astype(np.float16)
         return halves.tobytes(), halves.astype(np.float64)
+    if kind == "F32":
+        floats = draw.standard_normal((n_out, n_in)).astype(np.float32)
+        return floats.tobytes(), floats.astype(np.float64)
     if kind == "BF16":
         bits = (draw.standard_normal((n_out, n_in)).astype(np.float32).view(np.uint32) >> 16) << 16
         return (bits >> 16).astype(np.uint16).tobytes(), bits.view(np.float32).astype(np.float64)
@@ -58,29 +106,33 @@ def weights(kind: str, n_out: int, n_in: int, scale: float = 0.01) -> tuple[byte
     return blocks.tobytes(), values.astype(np.float64)
 
 
-def as_the_kernel_reads(kind: str, rows: np.ndarray) -> np.ndarray:
-    """Activations rounded to bfloat16, or to bytes with a scale for each block of 32."""
-    if kind in FLOATS:
-        bits = rows.view(np.uint32).astype(np.uint64)
-        return (((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) << 16).astype(np.uint32).view(np.float32)
+def bfloats(values: np.ndarray) -> np.ndarray:
+    bits = values.view(np.uint32).astype(np.uint64)
+    return (((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) << 16).astype(np.uint32).view(np.float32)
+
+
+def as_the_kernel_reads(case: Case, rows: np.ndarray) -> np.ndarray:
+    """Activations: floats, bfloat16, or bytes with a scale for each block of 32."""
+    if case.kind in FLOATS:
+        return bfloats(rows) if case.kernel == "avx512-bf16" else rows
     blocks = rows.reshape(len(rows), -1, 32)
     largest = np.abs(blocks).max(axis=2, keepdims=True)
     steps = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
     return (np.rint(blocks * steps) * (largest / np.float32(127))).reshape(rows.shape)
 
 
-def rounded_weights(kind: str, values: np.ndarray) -> np.ndarray:
-    """What is lost of halves when they become bfloat16."""
-    return as_the_kernel_reads(kind, values.astype(np.float32)) if kind == "F16" else values
+def as_the_kernel_holds(case: Case, values: np.ndarray) -> np.ndarray:
+    """Weights: halves that become bfloat16 lose some bits."""
+    return bfloats(values.astype(np.float32)) if case.kernel == "avx512-bf16" else values
 
 
 def activations(n_tokens: int, n_in: int) -> np.ndarray:
     return np.random.default_rng(n_in).standard_normal((n_tokens, n_in)).astype(np.float32)
 
 
-def exact(kind: str, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    read = as_the_kernel_reads(kind, rows).astype(np.float64)
-    return read @ rounded_weights(kind, values).astype(np.float64).T
+def exact(case: Case, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    read = as_the_kernel_reads(case, rows).astype(np.float64)
+    return read @ as_the_kernel_holds(case, values).astype(np.float64).T
 
 
 # Sums of floats in another order, and scales of 11 bits beside a power of two for each row.
@@ -92,19 +144,19 @@ def assert_near(
     assert np.linalg.norm(found - wanted) <= 5e-4 * np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("n_out", [1, 16, 31, 32, 33, 95])
-def test_products_are_those_of_the_weights(kind, n_out, internals):
-    for n_in in depths(kind):
-        packed, values = weights(kind, n_out, n_in)
+@pytest.mark.parametrize("n_out", [1, 8, 15, 16, 17, 31, 33, 95])
+def test_products_are_those_of_the_weights(case, n_out):
+    for n_in in depths(case.kind):
+        packed, values = weights(case.kind, n_out, n_in)
         rows = activations(17, n_in)
-        found = internals.Matmul(kind, packed, n_out, n_in).run(rows)
-        assert_near(found, exact(kind, rows, values), rows, values)
+        found = case.matmul(packed, n_out, n_in).run(rows)
+        assert_near(found, exact(case, rows, values), rows, values)
 
 
-def test_a_product_has_the_same_bits_in_any_company_and_division(kind, internals):
-    n_in, n_out = depths(kind)[-1], 70
+def test_a_product_has_the_same_bits_in_any_company_and_division(case):
+    n_in, n_out = depths(case.kind)[-1], 70
     rows = activations(41, n_in)
-    matmul = internals.Matmul(kind, weights(kind, n_out, n_in)[0], n_out, n_in)
+    matmul = case.matmul(weights(case.kind, n_out, n_in)[0], n_out, n_in)
     together = matmul.run(rows)
     for n_tokens in range(1, 20):
         np.testing.assert_array_equal(matmul.run(rows[:n_tokens]), together[:n_tokens])
@@ -114,56 +166,53 @@ def test_a_product_has_the_same_bits_in_any_company_and_division(kind, internals
         np.testing.assert_array_equal(found, together)
 
 
-def test_rows_of_zeros_give_zeros(kind, internals):
-    n_in = depths(kind)[0]
-    packed, _ = weights(kind, 40, n_in)
-    found = internals.Matmul(kind, packed, 40, n_in).run(np.zeros((3, n_in), np.float32))
+def test_rows_of_zeros_give_zeros(case):
+    n_in = depths(case.kind)[0]
+    packed, _ = weights(case.kind, 40, n_in)
+    found = case.matmul(packed, 40, n_in).run(np.zeros((3, n_in), np.float32))
     assert not found.any()
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-6, 1e4, 1e30])
-def test_activations_of_any_size_are_multiplied(kind, size, internals):
-    n_in = depths(kind)[-1]
-    packed, values = weights(kind, 32, n_in)
+def test_activations_of_any_size_are_multiplied(case, size):
+    n_in = depths(case.kind)[-1]
+    packed, values = weights(case.kind, 32, n_in)
     rows = activations(2, n_in) * np.float32(size)
-    found = internals.Matmul(kind, packed, 32, n_in).run(rows)
-    assert_near(found, exact(kind, rows, values), rows, values)
+    found = case.matmul(packed, 32, n_in).run(rows)
+    assert_near(found, exact(case, rows, values), rows, values)
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 100.0])
-@pytest.mark.parametrize("kind", QUANTISED)
-def test_scales_of_any_size_are_kept(kind, scale, internals):
-    if internals.matmul_kernel(kind) is None:
-        pytest.skip(f"no kernel of ours for {kind} on this CPU")
-    n_in = depths(kind)[-1]
-    packed, values = weights(kind, 32, n_in, scale)
+@pytest.mark.parametrize("case", cases(floats=()), indirect=True)
+def test_scales_of_any_size_are_kept(case, scale):
+    n_in = depths(case.kind)[-1]
+    packed, values = weights(case.kind, 32, n_in, scale)
     rows = activations(3, n_in)
-    found = internals.Matmul(kind, packed, 32, n_in).run(rows)
-    assert_near(found, exact(kind, rows, values), rows, values)
+    found = case.matmul(packed, 32, n_in).run(rows)
+    assert_near(found, exact(case, rows, values), rows, values)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_sums_of_the_largest_bytes_do_not_saturate(kind, sign, internals):
+@pytest.mark.parametrize("fill", [0x00, 0xFF])
+@pytest.mark.parametrize("case", cases(floats=()), indirect=True)
+def test_sums_of_the_largest_bytes_do_not_saturate(case, fill, sign):
     """Every product of a block at its bound: 32 x 255 x 127 does not fit 16 bits, nor do pairs."""
-    n_in = depths(kind)[-1]
-    packed, values = weights(kind, 32, n_in)
-    if kind in QUANTISED:
-        _, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
-        blocks = np.frombuffer(packed, np.uint8).reshape(-1, n_bytes).copy()
-        scales = [b for at in HALVES[kind] for b in (at, at + 1)]
-        others = np.setdiff1d(np.arange(n_bytes), scales)
-        blocks[:, others] = 0x7F if kind in ("Q8_0", "Q6_K") else 0xFF
-        packed = blocks.tobytes()
-        values = dequantize(blocks.reshape(32, -1), GGMLQuantizationType[kind]).astype(np.float64)
+    n_in = depths(case.kind)[-1]
+    _, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[case.kind]]
+    blocks = np.frombuffer(weights(case.kind, 32, n_in)[0], np.uint8).reshape(-1, n_bytes).copy()
+    values_at, scales_at = BYTES[case.kind]
+    blocks[:, scales_at] = 0x7F
+    blocks[:, values_at] = fill ^ 0x80 if case.kind == "Q8_0" else fill  # its values have a sign
+    values = dequantize(blocks.reshape(32, -1), GGMLQuantizationType[case.kind]).astype(np.float64)
     rows = np.full((8, n_in), sign, np.float32)
-    found = internals.Matmul(kind, packed, 32, n_in).run(rows)
-    assert_near(found, exact(kind, rows, values), rows, values)
+    found = case.matmul(blocks.tobytes(), 32, n_in).run(rows)
+    assert_near(found, exact(case, rows, values), rows, values)
 
 
-def test_values_that_are_not_finite_stay_so_in_their_row_alone(kind, internals):
-    n_in = depths(kind)[-1]
-    packed, _ = weights(kind, 32, n_in)
-    matmul = internals.Matmul(kind, packed, 32, n_in)
+def test_values_that_are_not_finite_stay_so_in_their_row_alone(case):
+    n_in = depths(case.kind)[-1]
+    packed, _ = weights(case.kind, 32, n_in)
+    matmul = case.matmul(packed, 32, n_in)
     rows = activations(4, n_in)
     clean = matmul.run(rows)
     rows[1, 0], rows[2, 0] = np.nan, np.inf
@@ -171,3 +220,25 @@ def test_values_that_are_not_finite_stay_so_in_their_row_alone(kind, internals):
     assert not np.isfinite(found[1]).any()
     assert not np.isfinite(found[2]).any()
     np.testing.assert_array_equal(found[[0, 3]], clean[[0, 3]])
+
+
+@pytest.mark.parametrize("kind", QUANTISED + FLOATS)
+def test_kernels_that_round_nothing_else_give_the_same_bits(kind, internals):
+    kernels = [k for k in internals.matmul_kernels(kind) if k != "avx512-bf16"]
+    if len(kernels) < 2:
+        pytest.skip(f"this CPU has no two kernels for {kind}: {kernels}")
+    n_in = depths(kind)[-1]
+    packed, _ = weights(kind, 45, n_in)
+    rows = activations(23, n_in)
+    first, *others = (internals.Matmul(kind, packed, 45, n_in, k).run(rows) for k in kernels)
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+def test_kernels_are_listed_once_and_an_unknown_one_is_refused(internals):
+    for kind in QUANTISED + FLOATS:
+        kernels = internals.matmul_kernels(kind)
+        known = INT8_KERNELS if kind in QUANTISED else FLOAT_KERNELS
+        assert kernels == [k for k in known if k in kernels]
+    with pytest.raises(ValueError, match="this CPU has no kernel sse2 for F32"):
+        internals.Matmul("F32", b"", 0, 0, "sse2")

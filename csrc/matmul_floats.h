@@ -1,0 +1,98 @@
+// Products in float, for any kind of vectors. Weights lie in panels of n_vectors vectors of rows, of each value of a row
+// beside those of the other rows, in the type that they have in the file; they become floats when they are read. One
+// panel meets as many tokens as the registers hold sums of.
+//
+// Isa has the vectors. All results are the same to the last bit.
+#pragma once
+
+#include "matmul_tiles.h"
+
+#include <immintrin.h>
+
+#include <cstring>
+
+namespace gge {
+namespace { // each file that includes this is compiled for a CPU of its own
+
+// As a type of weights is held.
+struct Half {
+    uint16_t bits;
+};
+struct Bfloat {
+    uint16_t bits;
+};
+
+template <typename Isa, typename Weight> struct FloatProducts {
+    using Floats = typename Isa::Floats;
+    static constexpr size_t n_vectors = Isa::n_vectors;
+    static constexpr size_t n_panel = n_vectors * Isa::width; // rows of the weights
+    static constexpr size_t n_tokens = Isa::n_float_tokens;
+    static constexpr size_t line = 64; // bytes
+
+    static size_t panel_size(size_t n_in) { return n_in * n_panel * sizeof(Weight); }
+    // An odd number of lines, so that the tokens of a tile do not all fall into the same places of the cache.
+    static size_t input_size(size_t n_in) { return ((n_in * sizeof(float) + line - 1) / line | 1U) * line; }
+    static void convert(const float *row, size_t n_in, void *input) { std::memcpy(input, row, n_in * sizeof *row); }
+
+    static void pack(const void *weights, size_t n_out, size_t n_in, void *packed) {
+        constexpr size_t n_chunk = line / sizeof(Weight); // values of a row that are brought over at a time
+        const auto *rows = static_cast<const Weight *>(weights);
+        auto *out = static_cast<Weight *>(packed);
+        for (size_t panel = 0; panel < n_out; panel += n_panel, out += n_in * n_panel) {
+            for (size_t begin = 0; begin < n_in; begin += n_chunk) {
+                for (size_t r = 0; r < n_panel; ++r) {
+                    for (size_t k = begin; k < smaller(begin + n_chunk, n_in); ++k) {
+                        out[k * n_panel + r] = panel + r < n_out ? rows[(panel + r) * n_in + k] : Weight{};
+                    }
+                }
+            }
+        }
+    }
+
+    template <size_t n> static void multiply(const Tile &tile) {
+        Floats sums[n][n_vectors];
+        for (auto &sum : sums) {
+            for (auto &vector : sum) {
+                vector = Isa::zeros();
+            }
+        }
+        const auto *weights = reinterpret_cast<const Weight *>(tile.panel);
+        for (size_t k = 0; k < tile.n_in; ++k, weights += n_panel) {
+            Floats w[n_vectors];
+            for (size_t j = 0; j < n_vectors; ++j) {
+                w[j] = Isa::read(weights + j * Isa::width);
+            }
+#pragma GCC unroll 14
+            for (size_t t = 0; t < n; ++t) {
+                float value = 0.0F;
+                std::memcpy(&value, tile.inputs + t * tile.input_size + k * sizeof value, sizeof value);
+                const Floats x = Isa::all(value);
+#pragma GCC unroll 2
+                for (size_t j = 0; j < n_vectors; ++j) {
+                    sums[t][j] = Isa::multiply_add(w[j], x, sums[t][j]);
+                }
+            }
+        }
+        for (size_t j = 0; j < n_vectors && j * Isa::width < tile.n_out; ++j) {
+            for (size_t t = 0; t < n; ++t) {
+                Isa::store(tile.out + t * tile.out_stride + j * Isa::width, sums[t][j], tile.n_out - j * Isa::width);
+            }
+        }
+    }
+};
+
+template <typename Isa, typename Weight> constexpr MatmulKernel float_kernel() {
+    using P = FloatProducts<Isa, Weight>;
+    return {Isa::name, P::n_panel, packed_size<P>, P::pack, P::input_size, P::convert, multiply_tiles<P>};
+}
+
+// In the order of WeightType.
+template <typename Isa>
+constexpr MatmulKernel float_kernels[] = {
+    float_kernel<Isa, Half>(),
+    float_kernel<Isa, Bfloat>(),
+    float_kernel<Isa, float>(),
+};
+
+} // namespace
+} // namespace gge

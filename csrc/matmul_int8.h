@@ -1,0 +1,385 @@
+// Products of quantised weights in int8 with int32 sums, for any kind of vectors.
+//
+// Weights are unsigned numbers q of 8 or 4 bits in blocks of 32 values, which stand for d * q - m. Activations are
+// signed bytes a in blocks of 32 with a scale of their own, s. So a block of a product is
+//
+//     s * (d * (q0 a0 + ... + q31 a31) - m * (a0 + ... + a31))
+//
+// where m = d * n for most types, so that the sum of products begins with -n times the sum of activations, and is
+// exact. Scales lie as halves, beside a power of two for each row of the weights that brings them into range.
+//
+// A panel is n_vectors vectors of rows of the weights. Of each block it has the scales, then the values of a row by fours,
+// row beside row; with 4 bits two fours share their bytes.
+//
+// Isa has the vectors; its Dots<F> are the products of a format F. All results are the same to the last bit.
+#pragma once
+
+#include "ggml_blocks.h"
+#include "matmul_tiles.h"
+
+#include <immintrin.h>
+
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+
+namespace gge {
+namespace { // each file that includes this is compiled for a CPU of its own
+
+// How a type of weights is kept. n_bits: of q; n_scales: of a block, one or one for each half; offset: n, or none: m
+// stands beside the scale; a table translates q to 8 bits.
+template <int n_bits_, size_t n_scales_, bool has_offset_, bool has_table_ = false> struct Format {
+    static constexpr int n_bits = n_bits_;
+    static constexpr int stored_bits = n_bits == 4 ? 4 : 8;
+    static constexpr size_t n_scales = n_scales_;
+    static constexpr bool has_offset = has_offset_;
+    static constexpr bool has_table = has_table_;
+};
+
+// A block of activations.
+struct Inputs {
+    float scale;
+    float sum;
+    int32_t begin[2]; // of the sums of products: one number for each scale of the weights
+    int8_t values[block_values];
+};
+
+template <typename Isa, typename F> struct Int8Products {
+    using Dots = typename Isa::template Dots<F>;
+    static constexpr size_t n_vectors = Isa::n_vectors;
+    static constexpr size_t n_panel = n_vectors * Isa::width; // rows of the weights
+    static constexpr size_t n_tokens = Dots::n_tokens;
+    static constexpr size_t scale_bytes = (F::n_scales + (F::has_offset ? 0 : 1)) * n_panel * sizeof(uint16_t);
+    static constexpr size_t value_bytes = n_panel * block_values * F::stored_bits / 8;
+    static constexpr size_t block_bytes = scale_bytes + value_bytes;
+    static constexpr size_t head_bytes = n_panel * sizeof(float); // the power of each row
+
+    static size_t n_blocks(size_t n_in) { return n_in / block_values; }
+    static size_t panel_size(size_t n_in) { return head_bytes + n_blocks(n_in) * block_bytes; }
+    static size_t input_size(size_t n_in) { return n_blocks(n_in) * sizeof(Inputs); }
+
+    template <int offset> static void convert(const float *row, size_t n_in, void *input);
+    template <typename Reader> static void pack(const void *weights, size_t n_out, size_t n_in, void *packed);
+    template <size_t n> static void multiply(const Tile &tile);
+};
+
+// ---------------------------------------------------------------- activations
+
+// NaN if one of them is: as integers, the bits of NaN are above all others.
+inline float largest_of(const __m256 (&values)[4]) {
+    const __m256i no_sign = _mm256_set1_epi32(INT32_MAX);
+    __m256i bits = _mm256_setzero_si256();
+    for (const __m256 &value : values) {
+        bits = _mm256_max_epi32(bits, _mm256_and_si256(_mm256_castps_si256(value), no_sign));
+    }
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xB1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(four));
+}
+
+// Sums of 16 activations: of the values 0 and 1 of each four, and of the values 2 and 3.
+struct PairSums {
+    int first;
+    int second;
+
+    explicit PairSums(__m128i pairs) {
+        pairs = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0x4E));
+        pairs = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0xB1));
+        const int both = _mm_cvtsi128_si32(pairs);
+        first = static_cast<int16_t>(both);
+        second = both >> 16;
+    }
+    int total() const { return first + second; }
+};
+
+// offset: n
+template <typename Isa, typename F>
+template <int offset>
+void Int8Products<Isa, F>::convert(const float *row, size_t n_in, void *input) {
+    constexpr float smallest = 1e-35F; // of which 127 / x is finite
+    auto *blocks = static_cast<Inputs *>(input);
+    for (size_t b = 0; b < n_blocks(n_in); ++b) {
+        Inputs &block = blocks[b];
+        __m256 values[4];
+        for (size_t i = 0; i < 4; ++i) {
+            values[i] = _mm256_loadu_ps(row + b * block_values + i * 8);
+        }
+        const float largest = largest_of(values);
+        block.scale = largest / 127.0F;
+        if (!(largest >= smallest && largest <= FLT_MAX)) { // zeros, of which the scale may make NaN
+            block.scale = largest < smallest ? 0.0F : NAN;
+            std::memset(values, 0, sizeof values);
+        }
+        const __m256 inverse = _mm256_set1_ps(block.scale > 0.0F ? 127.0F / largest : 0.0F);
+        __m256i rounded[4];
+        for (size_t i = 0; i < 4; ++i) {
+            rounded[i] = _mm256_cvtps_epi32(_mm256_mul_ps(values[i], inverse));
+        }
+        const __m256i words[2] = {_mm256_packs_epi32(rounded[0], rounded[1]),
+                                  _mm256_packs_epi32(rounded[2], rounded[3])};
+        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words[0], words[1]),
+                                                          _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        std::memcpy(block.values, &bytes, sizeof bytes);
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+        const PairSums low(_mm256_castsi256_si128(pairs));
+        const PairSums high(_mm256_extracti128_si256(pairs, 1));
+        block.sum = static_cast<float>(low.total() + high.total());
+        Dots::template set_begin<offset>(block.begin, low, high);
+    }
+}
+
+// ---------------------------------------------------------------- weights
+
+// A power of two that brings the largest scale of a row to at most 1.
+inline float power_of(float largest) {
+    if (!(largest > 0.0F) || !(largest <= FLT_MAX)) {
+        return 1.0F;
+    }
+    int exponent = 0;
+    static_cast<void>(std::frexp(largest, &exponent));
+    return std::ldexp(1.0F, exponent < -120 ? -120 : exponent > 120 ? 120 : exponent);
+}
+
+inline uint16_t half_of(float value) {
+    return static_cast<uint16_t>(_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(value), _MM_FROUND_TO_NEAREST_INT), 0));
+}
+
+// Reader: reads one block of a row of the file as a WeightBlock.
+template <typename Isa, typename F, typename Reader> class Packer {
+public:
+    Packer(const void *weights, size_t n_out, size_t n_in) : weights_(weights), n_out_(n_out), n_in_(n_in) {}
+
+    void pack(char *panel, size_t first_row) {
+        for (size_t r = 0; r < P::n_panel; ++r) {
+            powers_[r] = first_row + r < n_out_ ? power_of(largest_scale(first_row + r)) : 1.0F;
+        }
+        std::memcpy(panel, powers_, sizeof powers_);
+        char *block = panel + P::head_bytes;
+        for (size_t b = 0; b < P::n_blocks(n_in_); ++b) {
+            std::memset(block, 0, P::block_bytes);
+            for (size_t r = 0; r < P::n_panel && first_row + r < n_out_; ++r) {
+                put(block, r, Reader::read(weights_, n_in_, first_row + r, b), powers_[r]);
+            }
+            block += P::block_bytes;
+        }
+    }
+
+private:
+    using P = Int8Products<Isa, F>;
+
+    float largest_scale(size_t row) const {
+        float largest = 0.0F;
+        for (size_t b = 0; b < P::n_blocks(n_in_); ++b) {
+            const WeightBlock block = Reader::read(weights_, n_in_, row, b);
+            for (const float scale : {block.scales[0], block.scales[1], F::has_offset ? 0.0F : block.min}) {
+                largest = largest < std::fabs(scale) ? std::fabs(scale) : largest;
+            }
+        }
+        return largest;
+    }
+
+    static void put_half(char *to, float value) {
+        const uint16_t half = half_of(value);
+        std::memcpy(to, &half, sizeof half);
+    }
+
+    static void put(char *block, size_t r, const WeightBlock &from, float power) {
+        constexpr size_t scale_row = P::n_panel * sizeof(uint16_t);
+        char *scale = block + r * sizeof(uint16_t);
+        put_half(scale, from.scales[0] / power);
+        if constexpr (F::n_scales == 2) {
+            put_half(scale + scale_row, from.scales[1] / power);
+        } else if constexpr (!F::has_offset) {
+            put_half(scale + scale_row, from.min / power);
+        }
+        char *values = block + P::scale_bytes;
+        for (size_t i = 0; i < block_values; ++i) {
+            const size_t four = i / 4;
+            if constexpr (F::stored_bits == 8) {
+                values[(four * P::n_panel + r) * 4 + i % 4] = static_cast<char>(from.values[i] ^ P::Dots::flipped_bits);
+            } else {
+                char &byte = values[(four / 2 * P::n_panel + r) * 4 + i % 4];
+                byte = static_cast<char>(byte | from.values[i] << (four % 2 * 4));
+            }
+        }
+    }
+
+    const void *weights_;
+    size_t n_out_;
+    size_t n_in_;
+    float powers_[P::n_panel];
+};
+
+template <typename Isa, typename F>
+template <typename Reader>
+void Int8Products<Isa, F>::pack(const void *weights, size_t n_out, size_t n_in, void *packed) {
+    Packer<Isa, F, Reader> packer(weights, n_out, n_in);
+    auto *panel = static_cast<char *>(packed);
+    for (size_t row = 0; row < n_out; row += n_panel) {
+        packer.pack(panel, row);
+        panel += panel_size(n_in);
+    }
+}
+
+// ---------------------------------------------------------------- products
+
+// Two fours of all rows of a panel.
+template <typename Isa, typename F> struct Fours {
+    typename Isa::Ints q[2][Isa::n_vectors];
+
+    static Fours read(const char *values, size_t i) {
+        constexpr size_t line = Isa::width * 4;
+        Fours f;
+        for (size_t j = 0; j < Isa::n_vectors; ++j) {
+            if constexpr (F::stored_bits == 8) {
+                for (size_t k = 0; k < 2; ++k) {
+                    f.q[k][j] = Isa::load_ints(values + ((2 * i + k) * Isa::n_vectors + j) * line);
+                }
+            } else {
+                const auto both = Isa::load_ints(values + (i * Isa::n_vectors + j) * line);
+                f.q[0][j] = Isa::low_nibbles(both);
+                f.q[1][j] = Isa::high_nibbles(both);
+                if constexpr (F::has_table) {
+                    f.q[0][j] = Isa::look_up(f.q[0][j]);
+                    f.q[1][j] = Isa::look_up(f.q[1][j]);
+                }
+            }
+        }
+        return f;
+    }
+};
+
+inline int32_t four_of(const Inputs &block, size_t i) {
+    int32_t values = 0;
+    std::memcpy(&values, block.values + 4 * i, sizeof values);
+    return values;
+}
+
+template <typename Isa, typename F> template <size_t n> void Int8Products<Isa, F>::multiply(const Tile &tile) {
+    using Ints = typename Isa::Ints;
+    using Floats = typename Isa::Floats;
+    constexpr size_t pairs_each = block_values / 8 / F::n_scales;
+    constexpr size_t scale_line = Isa::width * sizeof(uint16_t);
+    Floats sums[n][n_vectors];
+    for (auto &sum : sums) {
+        for (auto &vector : sum) {
+            vector = Isa::zeros();
+        }
+    }
+    const char *weights = tile.panel + head_bytes;
+    const char *inputs = tile.inputs;
+    for (size_t k = 0; k < n_blocks(tile.n_in); ++k, weights += block_bytes, inputs += sizeof(Inputs)) {
+        const auto input = [&](size_t t) -> const Inputs & {
+            return *reinterpret_cast<const Inputs *>(inputs + t * tile.input_size);
+        };
+        Floats scaled[n][n_vectors];
+#pragma GCC unroll 2
+        for (size_t s = 0; s < F::n_scales; ++s) {
+            Ints dots[n][n_vectors];
+#pragma GCC unroll 8
+            for (size_t t = 0; t < n; ++t) {
+#pragma GCC unroll 4
+                for (size_t j = 0; j < n_vectors; ++j) {
+                    dots[t][j] = Dots::begin(input(t).begin[s]);
+                }
+            }
+#pragma GCC unroll 8
+            for (size_t i = s * pairs_each; i < (s + 1) * pairs_each; ++i) {
+                const auto fours = Fours<Isa, F>::read(weights + scale_bytes, i);
+#pragma GCC unroll 2
+                for (size_t f = 0; f < 2; ++f) {
+#pragma GCC unroll 8
+                    for (size_t t = 0; t < n; ++t) {
+                        const Ints x = Isa::all(four_of(input(t), 2 * i + f));
+#pragma GCC unroll 4
+                        for (size_t j = 0; j < n_vectors; ++j) {
+                            dots[t][j] = Dots::add(dots[t][j], fours.q[f][j], x);
+                        }
+                    }
+                }
+            }
+#pragma GCC unroll 4
+            for (size_t j = 0; j < n_vectors; ++j) {
+                const Floats d = Isa::of_halves(weights + (s * n_vectors + j) * scale_line);
+#pragma GCC unroll 8
+                for (size_t t = 0; t < n; ++t) {
+                    const Floats dot = Isa::of_ints(Dots::end(dots[t][j], input(t).begin));
+                    scaled[t][j] = s == 0 ? Isa::multiply(d, dot) : Isa::multiply_add(d, dot, scaled[t][j]);
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_vectors; ++j) {
+            if constexpr (!F::has_offset) {
+                const Floats m = Isa::of_halves(weights + (n_vectors + j) * scale_line);
+#pragma GCC unroll 8
+                for (size_t t = 0; t < n; ++t) {
+                    scaled[t][j] = Isa::multiply_subtract(m, Isa::all(input(t).sum), scaled[t][j]);
+                }
+            }
+#pragma GCC unroll 8
+            for (size_t t = 0; t < n; ++t) {
+                sums[t][j] = Isa::multiply_add(Isa::all(input(t).scale), scaled[t][j], sums[t][j]);
+            }
+        }
+    }
+    for (size_t j = 0; j < n_vectors && j * Isa::width < tile.n_out; ++j) {
+        const Floats power = Isa::load(tile.panel + j * Isa::width * sizeof(float));
+        for (size_t t = 0; t < n; ++t) {
+            Isa::store(tile.out + t * tile.out_stride + j * Isa::width, Isa::multiply(sums[t][j], power),
+                       tile.n_out - j * Isa::width);
+        }
+    }
+}
+
+// ---------------------------------------------------------------- vectors and kernels
+
+// Products of CPUs that add four of them to a sum of 32 bits. V: vectors.
+template <typename V, typename F> struct FourProducts {
+    using Ints = typename V::Ints;
+    static constexpr uint8_t flipped_bits = 0;
+    static constexpr size_t n_tokens = V::template n_tokens<F>;
+
+    template <int offset> static void set_begin(int32_t *begin, const PairSums &low, const PairSums &high) {
+        begin[0] = -offset * (F::n_scales == 2 ? low.total() : low.total() + high.total());
+        begin[1] = -offset * high.total();
+    }
+    static Ints begin(int32_t value) { return V::all(F::has_offset ? value : 0); }
+    static Ints add(Ints sum, Ints q, Ints x) { return V::add_four_products(sum, q, x); }
+    static Ints end(Ints sum, const int32_t * /*begin*/) { return sum; }
+};
+
+template <typename Isa, typename F, typename Reader> constexpr MatmulKernel int8_kernel() {
+    using P = Int8Products<Isa, F>;
+    return {Isa::name,        P::n_panel,
+            packed_size<P>,   P::template pack<Reader>,
+            P::input_size,    P::template convert<Reader::offset>,
+            multiply_tiles<P>};
+}
+
+using Nibbles = Format<4, 1, true>;
+using NibblesWithMin = Format<4, 1, false>;
+using NibblesByTable = Format<4, 1, true, true>;
+using Fives = Format<5, 1, true>;
+using FivesWithMin = Format<5, 1, false>;
+using SixesInHalves = Format<6, 2, true>;
+using Bytes = Format<8, 1, true>;
+
+// In the order of WeightType.
+template <typename Isa>
+constexpr MatmulKernel int8_kernels[] = {
+    int8_kernel<Isa, Nibbles, ReadQ4_0>(),
+    int8_kernel<Isa, NibblesWithMin, ReadQ4_1>(),
+    int8_kernel<Isa, Fives, ReadQ5_0>(),
+    int8_kernel<Isa, FivesWithMin, ReadQ5_1>(),
+    int8_kernel<Isa, Bytes, ReadQ8_0>(),
+    int8_kernel<Isa, NibblesWithMin, ReadQ4_K>(),
+    int8_kernel<Isa, FivesWithMin, ReadQ5_K>(),
+    int8_kernel<Isa, SixesInHalves, ReadQ6_K>(),
+    int8_kernel<Isa, NibblesByTable, ReadIQ4_NL>(),
+    int8_kernel<Isa, NibblesByTable, ReadIQ4_XS>(),
+};
+
+} // namespace
+} // namespace gge
