@@ -22,6 +22,7 @@ constexpr std::pair<ggml_type, WeightType> types[] = {
     {GGML_TYPE_Q5_1, WeightType::q5_1},     {GGML_TYPE_Q8_0, WeightType::q8_0}, {GGML_TYPE_Q4_K, WeightType::q4_k},
     {GGML_TYPE_Q5_K, WeightType::q5_k},     {GGML_TYPE_Q6_K, WeightType::q6_k}, {GGML_TYPE_IQ4_NL, WeightType::iq4_nl},
     {GGML_TYPE_IQ4_XS, WeightType::iq4_xs}, {GGML_TYPE_F16, WeightType::f16},   {GGML_TYPE_BF16, WeightType::bf16},
+    {GGML_TYPE_F32, WeightType::f32},
 };
 
 // Of weights; NULL for those that upstream keeps.
