@@ -222,7 +222,7 @@ void Engine::enqueue(const std::shared_ptr<Job> &job, bool bounded) {
     if (static_cast<size_t>(n_jobs_) == jobs_.size()) {
         jobs_.emplace_back();
     }
-    job->number = scheduler_.add(std::move(inputs), kind, bounded, stats_.n_tokens);
+    job->number = scheduler_.add(std::move(inputs), kind, bounded);
     jobs_[job->number] = job;
     ++n_jobs_;
     if (job->n_left == 0) {
@@ -320,9 +320,9 @@ void Engine::stop(Job &job) noexcept {
 }
 
 void Engine::stop_all() noexcept {
-    for (size_t i = 0; i < jobs_.size(); ++i) {
-        if (jobs_[i]) {
-            stop(*jobs_[i]);
+    for (const std::shared_ptr<Job> &job : jobs_) {
+        if (job) {
+            stop(*job);
         }
     }
 }
@@ -431,10 +431,11 @@ void Engine::end_turn() noexcept {
     computed_.clear();
     for (Job *const job : turn_jobs_) {
         job->computed = false;
+        if (job->has_media() && !job->abort) {
+            scheduler_.set_left(job->number, job->n_left, job->n_total - job->n_done);
+        }
         if (job->over()) {
             end(*job);
-        } else if (job->has_media()) {
-            scheduler_.set_left(job->number, job->n_left, std::max(job->n_total - job->n_done, int64_t{1}));
         }
     }
 }

@@ -7,8 +7,8 @@
 namespace gge {
 namespace {
 
-// With 4, a bulk job that has at least a quarter of the device to itself is done before it is due.
-constexpr int64_t due_factor = 4;
+// Tokens that smaller jobs get for each of the oldest's.
+constexpr int64_t n_for_small = 3;
 // Jobs in succession that have nothing that fits, before a micro-batch is left as it is.
 constexpr int max_misses = 256;
 
@@ -25,14 +25,13 @@ bool Scheduler::has_room(int64_t n_tokens) const noexcept {
     return n_counted_ == 0 || n_counted_ + std::min(n_tokens, limits_.max_queued * 3 / 4) <= limits_.max_queued;
 }
 
-size_t Scheduler::add(Shelf inputs, const JobKind &kind, bool bounded, int64_t now) {
+size_t Scheduler::add(Shelf inputs, const JobKind &kind, bool bounded) {
     if (free_.empty()) { // with room in all lists, so that nothing but this needs memory
         const size_t n = entries_.size() + 1;
-        if (order_.capacity() < n) {
-            order_.reserve(2 * n);
-        }
-        if (free_.capacity() < n) {
-            free_.reserve(2 * n);
+        for (std::vector<size_t> *list : {&free_, &by_size_, &by_age_}) {
+            if (list->capacity() < n) {
+                list->reserve(2 * n);
+            }
         }
         entries_.emplace_back();
         free_.push_back(n - 1);
@@ -43,12 +42,16 @@ size_t Scheduler::add(Shelf inputs, const JobKind &kind, bool bounded, int64_t n
     entry.shelf = std::move(inputs);
     entry.kind = kind;
     entry.bounded = bounded;
-    entry.due = now + due_factor * std::max(entry.shelf.n_tokens(), limits_.n_ubatch);
+    entry.size = std::max(entry.shelf.n_tokens(), limits_.n_ubatch);
+    if (by_size_.empty()) {
+        owed_ = 0;
+    }
     note_left(job, entry.shelf.n_inputs(), entry.shelf.n_tokens());
     if (entry.n_inputs > 0) {
-        const auto later = std::upper_bound(order_.begin(), order_.end(), entry.due,
-                                            [&](int64_t due, size_t other) { return due < entries_[other].due; });
-        order_.insert(later, job);
+        const auto larger = std::upper_bound(by_size_.begin(), by_size_.end(), entry.size,
+                                             [&](int64_t size, size_t other) { return size < entries_[other].size; });
+        by_size_.insert(larger, job);
+        by_age_.push_back(job);
     }
     return job;
 }
@@ -62,34 +65,37 @@ void Scheduler::remove(size_t job) noexcept {
 
 const std::vector<Scheduler::Input> &Scheduler::next() noexcept {
     next_.clear();
-    if (order_.empty()) {
+    if (by_size_.empty()) {
         return next_;
     }
-    const size_t first = order_.front();
-    Entry &entry = entries_[first];
+    const size_t first = choose_first();
+    const Entry &entry = entries_[first];
     if (entry.kind.alone) {
         next_.push_back({first, -1, 0});
         return next_;
     }
     int64_t room = limits_.n_ubatch;
-    const int64_t longest = entry.shelf.longest();
-    if (longest > room) {
-        next_.push_back({first, entry.shelf.take(longest), longest});
-        note_left(first, entry.shelf.n_inputs(), entry.shelf.n_tokens());
-        room = 0;
-    }
+    fill_from(first, room);
     int n_misses = 0;
-    for (size_t k = 0; k < order_.size() && room > 0 && n_misses < max_misses;) {
-        const size_t job = order_[k];
+    for (size_t k = 0; k < by_size_.size() && room > 0 && n_misses < max_misses;) {
+        const size_t job = by_size_[k];
         const size_t before = next_.size();
         if (entries_[job].kind.shares_with(entry.kind)) {
             fill_from(job, room);
         }
         n_misses = next_.size() > before ? 0 : n_misses + 1;
-        room = next_.size() < static_cast<size_t>(limits_.n_seq_max) ? room : 0;
-        k += k < order_.size() && order_[k] == job ? size_t{1} : size_t{0}; // one without inputs has left
+        k += k < by_size_.size() && by_size_[k] == job ? size_t{1} : size_t{0}; // one without inputs has left
     }
     return next_;
+}
+
+// The smallest, or the oldest when it is owed a micro-batch.
+size_t Scheduler::choose_first() noexcept {
+    const size_t smallest = by_size_.front();
+    const size_t oldest = by_age_.front();
+    const bool pays = owed_ >= n_for_small * limits_.n_ubatch;
+    debit_ = smallest == oldest ? 0 : pays ? -n_for_small : 1;
+    return pays ? oldest : smallest;
 }
 
 void Scheduler::drop_longer(size_t job, int64_t n) noexcept {
@@ -98,15 +104,20 @@ void Scheduler::drop_longer(size_t job, int64_t n) noexcept {
     note_left(job, entry.shelf.n_inputs(), entry.shelf.n_tokens());
 }
 
-// Takes of one job what fits.
+void Scheduler::set_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept {
+    owed_ += debit_ * (entries_[job].n_tokens - n_tokens);
+    note_left(job, n_inputs, n_tokens);
+}
+
+// Takes of one job what fits, of the first one whatever is its longest.
 void Scheduler::fill_from(size_t job, int64_t &room) noexcept {
-    Entry &entry = entries_[job];
-    const auto n_seq_max = static_cast<size_t>(limits_.n_seq_max);
-    for (int64_t n = entry.shelf.longest(room); n > 0 && next_.size() < n_seq_max; n = entry.shelf.longest(room)) {
-        next_.push_back({job, entry.shelf.take(n), n});
-        room -= n;
+    Shelf &shelf = entries_[job].shelf;
+    for (int64_t n = next_.empty() ? shelf.longest() : shelf.longest(room); n > 0; n = shelf.longest(room)) {
+        next_.push_back({job, shelf.take(n), n});
+        owed_ += debit_ * n;
+        room = next_.size() < static_cast<size_t>(limits_.n_seq_max) ? std::max(room - n, int64_t{0}) : 0;
     }
-    note_left(job, entry.shelf.n_inputs(), entry.shelf.n_tokens());
+    note_left(job, shelf.n_inputs(), shelf.n_tokens());
 }
 
 void Scheduler::note_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept {
@@ -119,7 +130,9 @@ void Scheduler::note_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexce
     entry.n_tokens = n_tokens;
     n_counted_ += counted(entry);
     if (ends) {
-        order_.erase(std::find(order_.begin(), order_.end(), job));
+        owed_ = by_age_.front() == job ? 0 : owed_; // it is of that one alone
+        by_size_.erase(std::find(by_size_.begin(), by_size_.end(), job));
+        by_age_.erase(std::find(by_age_.begin(), by_age_.end(), job));
     }
 }
 

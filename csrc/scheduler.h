@@ -24,15 +24,15 @@ struct JobKind {
     }
 };
 
-// The rule: a job is due when the engine has computed four times as many tokens as the job has, counted from when it
-// came, and the job that is due first goes first. So a small job overtakes a large one that came before it, while none
-// waits for ever, since its due time stands and that of newcomers moves on. Time is counted in computed tokens rather
-// than seconds, so that the rule is the same on every device. A job of less than a micro-batch counts as one, so that
-// small ones go in the order in which they came, and so do jobs that are due at the same time.
+// The rule: the smallest job goes first, but as long as it is not also the oldest, every fourth token is the oldest's. So
+// a small job overtakes large ones that came before it and waits for two micro-batches of them at most, the one that runs
+// and one that is the oldest's, however many there are; and each job in turn becomes the oldest, which has a quarter of
+// the device at least. A job of less than a
+// micro-batch counts as one, so that small ones go in the order in which they came, and so do jobs of equal size.
 //
 // A micro-batch takes of the first job the longest input, then the longest that still fits, and so on as plan() does;
-// what room is left goes to the jobs behind it in the same way. An input that is longer than the budget is a micro-batch
-// by itself. The order is looked at anew for each micro-batch.
+// what room is left goes to the others, the smallest first, in the same way. An input that is longer than the budget is
+// a micro-batch by itself. The order is looked at anew for each micro-batch.
 class Scheduler {
 public:
     struct Input {
@@ -48,11 +48,11 @@ public:
     // every job.
     bool has_room(int64_t n_tokens) const noexcept;
 
-    // Adds a job and returns its number, which is that of a removed one if there is one. now: tokens computed so far.
-    size_t add(Shelf inputs, const JobKind &kind, bool bounded, int64_t now);
+    // Adds a job and returns its number, which is that of a removed one if there is one.
+    size_t add(Shelf inputs, const JobKind &kind, bool bounded);
     void remove(size_t job) noexcept;
 
-    bool empty() const noexcept { return order_.empty(); }
+    bool empty() const noexcept { return by_size_.empty(); }
 
     // Takes out the next micro-batch; empty if there is none. Valid until the next call. Inputs of a job stand together.
     const std::vector<Input> &next() noexcept;
@@ -60,7 +60,7 @@ public:
     // Takes out inputs of a job that have more than n tokens.
     void drop_longer(size_t job, int64_t n) noexcept;
     // Notes what a job that is alone has left. Without any inputs it gets no more turns.
-    void set_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept { note_left(job, n_inputs, n_tokens); }
+    void set_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept;
 
     // In the queue, not in a micro-batch yet.
     int64_t n_queued_inputs() const noexcept { return n_queued_inputs_; }
@@ -71,20 +71,24 @@ private:
         Shelf shelf;
         JobKind kind;
         bool bounded = false;
-        int64_t due = 0;
+        int64_t size = 0;     // in tokens, as it counts
         int64_t n_inputs = 0; // left
         int64_t n_tokens = 0;
     };
 
+    size_t choose_first() noexcept;
     void fill_from(size_t job, int64_t &room) noexcept;
     void note_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept;
     int64_t counted(const Entry &entry) const noexcept;
 
     const SchedulerLimits limits_;
     std::vector<Entry> entries_;
-    std::vector<size_t> free_;  // numbers of removed jobs
-    std::vector<size_t> order_; // jobs that have inputs left, the one that is due first in front
+    std::vector<size_t> free_;    // numbers of removed jobs
+    std::vector<size_t> by_size_; // jobs that have inputs left, the smallest first, of equal ones the oldest
+    std::vector<size_t> by_age_;  // the oldest first
     std::vector<Input> next_;
+    int64_t owed_ = 0;  // tokens of smaller jobs that the oldest has not had its share for
+    int64_t debit_ = 0; // what a token of this micro-batch adds to that
     int64_t n_queued_inputs_ = 0;
     int64_t n_queued_tokens_ = 0;
     int64_t n_counted_ = 0; // tokens of bounded jobs, as they count

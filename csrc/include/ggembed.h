@@ -474,10 +474,10 @@ const int64_t *gge_tokens_offsets(const gge_tokens *tokens);
  * inputs meet in the queue and share micro-batches, where adapter and adapter_scale are the same and all or none are
  * GGE_POOLING_RANK. Calls with media take turns with the others, but share with none.
  *
- * Who goes first: a call is due when the engine has computed four times as many tokens as the call has (n_ubatch tokens
- * if it has fewer), counted from its arrival, and the call that is due first goes first, looked at anew for each
- * micro-batch. So a small call overtakes a large one that came before it, and none waits for ever. An input that is
- * longer than n_ubatch is not interrupted.
+ * Who goes first, looked at anew for each micro-batch: the smallest call, in tokens, where less than n_ubatch counts as
+ * n_ubatch, and among equal ones the oldest. But of four tokens one is the oldest call's. So a small call overtakes large
+ * ones that came before it and waits for two of their micro-batches at most, and a large one has a quarter of the device
+ * at least once it is the oldest. An input that is longer than n_ubatch is not interrupted.
  */
 typedef struct gge_engine gge_engine;
 

@@ -17,26 +17,25 @@ using Batch = std::vector<std::pair<size_t, int64_t>>; // job, input
 
 constexpr int64_t no_bound = int64_t{1} << 40;
 
-// A scheduler and a clock that moves on with what it hands out.
 struct Setup {
     explicit Setup(int64_t n_ubatch, int64_t n_seq_max = 255, int64_t max_queued = no_bound)
         : scheduler({n_ubatch, n_seq_max, max_queued}) {}
 
     size_t add(const Counts &counts, const JobKind &kind = {}, bool bounded = false) {
-        return scheduler.add(Shelf(counts), kind, bounded, now);
+        return scheduler.add(Shelf(counts), kind, bounded);
     }
 
     Batch next() {
         Batch batch;
         for (const Scheduler::Input &input : scheduler.next()) {
             batch.emplace_back(input.job, input.i_input);
-            now += input.n_tokens;
+            n_handed_out += input.n_tokens;
         }
         return batch;
     }
 
     Scheduler scheduler;
-    int64_t now = 0;
+    int64_t n_handed_out = 0;
 };
 
 JobKind adapter(int32_t number, float scale = 1.0F) {
@@ -84,7 +83,7 @@ TEST(a_job_alone_runs_in_the_micro_batches_of_its_plan) {
     }
 }
 
-TEST(jobs_share_a_micro_batch_in_the_order_in_which_they_are_due) {
+TEST(jobs_share_a_micro_batch_the_smallest_first) {
     Setup s(10);
     const size_t large = s.add({4, 4, 4, 1});
     const size_t small = s.add({3});
@@ -114,51 +113,82 @@ TEST(a_small_job_overtakes_a_large_one_between_two_micro_batches) {
     CHECK(s.next() == (Batch{{bulk, 10}}));
 }
 
-// Small jobs that could fill the device alone: the large one gets it once four times its tokens were computed.
-TEST(a_large_job_is_never_starved) {
+TEST(at_most_one_micro_batch_of_large_jobs_comes_before_a_small_one_however_many_there_are) {
     Setup s(8);
-    const size_t bulk = s.add(Counts(10, 8));
-    int64_t n_of_bulk = 0;
-    int64_t n_small = 0;
-    while (n_of_bulk == 0) {
-        s.scheduler.remove(s.add({8})); // it takes its number again
-        s.add({8});
-        n_of_bulk += s.next()[0].first == bulk ? 1 : 0;
-        n_small += n_of_bulk == 0 ? 1 : 0;
-        CHECK(n_small < 1000);
+    for (int i = 0; i < 50; ++i) {
+        s.add(Counts(100, 8));
     }
-    CHECK_EQ(n_small, (4 * 80 - 4 * 8) / 8);
-    for (int i = 1; i < 10; ++i) { // and keeps it
-        s.add({8});
-        CHECK(s.next()[0].first == bulk);
+    for (int i = 0; i < 1000; ++i) {
+        s.next();
+    }
+    for (int i = 0; i < 20; ++i) { // one at a time, as fast as they are computed
+        const size_t small = s.add({8});
+        const bool is_first = s.next()[0].first == small;
+        CHECK(is_first || s.next()[0].first == small);
+        s.scheduler.remove(small);
     }
 }
 
-TEST(with_a_quarter_of_the_device_left_a_large_job_is_done_before_it_is_due) {
+TEST(the_oldest_job_gets_a_quarter_of_what_smaller_ones_could_fill_alone) {
     Setup s(8);
     const size_t bulk = s.add(Counts(100, 8));
-    int64_t n_of_bulk = 0;
-    for (int round = 0; n_of_bulk < 99; ++round) { // up to the last micro-batch no small one waits
-        const bool is_small = round % 4 != 3;
-        const size_t small = is_small ? s.add({8}) : 0;
+    std::vector<size_t> waiting;
+    for (int b = 0; b < 400; ++b) {
+        waiting.push_back(s.add({8}));
         const Batch batch = s.next();
-        CHECK(batch.size() == 1 && batch[0].first == (is_small ? small : bulk));
-        n_of_bulk += is_small ? 0 : 1;
-        if (is_small) {
-            s.scheduler.remove(small);
+        CHECK_EQ(batch.size(), size_t{1});
+        CHECK_EQ(batch[0].first == bulk, b % 4 == 3);
+        if (batch[0].first != bulk) {
+            CHECK_EQ(batch[0].first, waiting.front()); // in the order in which they came
+            s.scheduler.remove(waiting.front());
+            waiting.erase(waiting.begin());
         }
     }
-    CHECK_EQ(s.now, 396 * 8);
+    s.scheduler.remove(bulk);
+    CHECK_EQ(waiting.size(), size_t{100});
 }
 
-TEST(jobs_that_are_due_together_go_in_the_order_of_arrival) {
+TEST(the_quarter_is_counted_in_tokens) {
+    Setup s(8);
+    const size_t old = s.add({80, 80, 80, 80});
+    int64_t n_of_old = 0;
+    int64_t n_of_small = 0;
+    while (n_of_old < 320) {
+        const size_t small = s.add({8});
+        const auto batch = s.scheduler.next();
+        (batch[0].job == old ? n_of_old : n_of_small) += batch[0].n_tokens;
+        s.scheduler.remove(small);
+    }
+    CHECK_EQ(n_of_small, 3 * 240 + 24); // before the first, 24
+}
+
+TEST(what_the_oldest_had_is_not_held_against_the_next) {
+    Setup s(8);
+    const size_t old = s.add({800});
+    const size_t next = s.add(Counts(200, 8));
+    for (int b = 0; b < 4; ++b) {
+        s.add({8});
+        CHECK_EQ(s.next()[0].first == old, b == 3); // with much more than a quarter
+    }
+    for (int b = 0; b < 4; ++b) {
+        s.add({8});
+        CHECK_EQ(s.next()[0].first == next, b == 3);
+    }
+}
+
+TEST(jobs_of_equal_size_go_in_the_order_of_arrival) {
     Setup s(4);
     const size_t a = s.add({4});
     const size_t b = s.add({4});
     const size_t c = s.add({2, 2});
+    const size_t d = s.add({4, 4});
+    const size_t e = s.add({4, 4});
     CHECK(s.next() == (Batch{{a, 0}}));
     CHECK(s.next() == (Batch{{b, 0}}));
     CHECK(s.next() == (Batch{{c, 0}, {c, 1}}));
+    CHECK(s.next() == (Batch{{d, 0}}));
+    CHECK(s.next() == (Batch{{d, 1}}));
+    CHECK(s.next() == (Batch{{e, 0}}));
 }
 
 TEST(jobs_of_other_kinds_never_share) {
@@ -264,7 +294,7 @@ TEST(many_small_jobs_fill_micro_batches) {
         s.next();
         ++n_batches;
     }
-    CHECK_EQ(s.now, n_tokens);
+    CHECK_EQ(s.n_handed_out, n_tokens);
     CHECK(n_tokens > 99 * 512 * n_batches / 100);
 }
 
@@ -306,7 +336,6 @@ TEST(random_jobs_run_once_within_the_limits) {
             }
             CHECK_EQ(s.scheduler.n_queued_inputs(), n_left);
             CHECK(!batch.empty() || n_left == 0);
-            s.now += sum;
         }
     }
 }
