@@ -6,11 +6,12 @@ import contextlib
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,9 @@ from .progress import ProgressBar
 from .projection import Projection
 from .quantization import DTYPES, calibration_ranges, row_width
 from .results import Encoded, TokenRows
+from .stream import ahead
 
+T = TypeVar("T")
 Progress = Callable[[int, int], object]
 REFUSED = (TextTooLongError, EmptyTextError, InvalidInputError)
 BYTES_PER_TOKEN = 3  # of text, roughly
@@ -155,29 +158,112 @@ def progress_of(call: Call, unit: str) -> Iterator[Progress | None]:
         yield bar if call.progress is None else _both(bar, call.progress)
 
 
-def encode(
-    call: Call,
-    engine: _native.Engine,
-    tokens: _native.Tokens,
-    rows: npt.NDArray[Any],
-    errors: dict[int, EmbedError] | None,
-    progress: Progress | None,
-) -> EmbedError | None:
-    """Fills the rows of tokens; returns what ended a collecting call before all were there."""
-    return engine.encode(
-        tokens,
-        rows,
-        pooling=call.pooling,
-        truncate_dim=0 if call.pooling == "rank" else call.dim,
-        normalize=call.normalize,
-        precision="float32" if call.in_floats else call.precision,
-        ranges=call.ranges,
-        projection=call.projection,
-        adapter=call.adapter,
-        adapter_scale=call.adapter_scale,
-        progress=progress,
-        errors=errors,
-    )
+# A call is written once, for callers that wait and for those that await: as a generator that yields
+# the steps which take time, gets their results, and returns what the call does.
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step of Python or the tokenizer. It returns what the function does."""
+
+    function: Callable[[], Any]
+    n_bytes: int  # of text that it goes through
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A step of the engine: fills the rows of tokens.
+
+    It returns what ended a collecting call before all were there.
+    """
+
+    call: Call
+    tokens: _native.Tokens
+    rows: npt.NDArray[Any]
+    errors: dict[int, EmbedError] | None
+    progress: Progress | None
+
+    def run(self, engine: _native.Engine) -> EmbedError | None:
+        """Computes the rows."""
+        return engine.encode(
+            self.tokens,
+            self.rows,
+            progress=self.progress,
+            errors=self.errors,
+            **self._settings(),
+        )
+
+    def submit(
+        self, engine: _native.Engine, on_done: Callable[[_native.Request], None]
+    ) -> _native.Request:
+        """Starts to compute the rows."""
+        settings = self._settings()
+        return engine.submit(self.tokens, self.rows, on_done, errors=self.errors, **settings)
+
+    def _settings(self) -> _native.Settings:
+        call = self.call
+        return {
+            "pooling": call.pooling,
+            "truncate_dim": 0 if call.pooling == "rank" else call.dim,
+            "normalize": call.normalize,
+            "precision": "float32" if call.in_floats else call.precision,
+            "ranges": call.ranges,
+            "projection": call.projection,
+            "adapter": call.adapter,
+            "adapter_scale": call.adapter_scale,
+        }
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A step that begins to take the items of an iterator before they are needed.
+
+    It returns what `Next` takes, and what has to be closed.
+    """
+
+    items: Iterator[Any]
+    n: int
+
+
+@dataclass(frozen=True)
+class Next:
+    """A step that returns the next item, or None after the last."""
+
+    items: Any
+
+
+Step = Work | Encoding | Ahead | Next
+Steps = Generator[Step, Any, T]
+
+
+def drive(steps: Steps[T], engine: _native.Engine) -> T:
+    """Does the steps of a call one after the other, on this thread."""
+    try:
+        step = next(steps)
+        while True:
+            step = _advance(steps, step, engine)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def _advance(steps: Steps[T], step: Step, engine: _native.Engine) -> Step:
+    """The step behind one that is done here."""
+    try:
+        done = _do(step, engine)
+    except BaseException as err:
+        return steps.throw(err)
+    return steps.send(done)
+
+
+def _do(step: Step, engine: _native.Engine) -> Any:
+    if isinstance(step, Work):
+        return step.function()
+    if isinstance(step, Encoding):
+        return step.run(engine)
+    if isinstance(step, Ahead):
+        return ahead(step.items, step.n)
+    return next(step.items, None)
 
 
 class Gathered:
@@ -186,7 +272,6 @@ class Gathered:
     def __init__(
         self,
         call: Call,
-        engine: _native.Engine,
         n_inputs: int,
         rows: npt.NDArray[Any] | None,
         check: Callable[[], None],
@@ -199,7 +284,6 @@ class Gathered:
         self.truncated = np.zeros(n_inputs, np.bool_)
         self.is_done = np.zeros(n_inputs, np.bool_)
         self._call = call
-        self._engine = engine
         self._rows = rows
         self._check = check
         if rows is not None and call.collects:
@@ -211,8 +295,8 @@ class Gathered:
         tokens: _native.Tokens,
         errors: dict[int, EmbedError] | None,
         progress: Progress | None,
-    ) -> bool:
-        """Computes the inputs at some places; False if the call is over.
+    ) -> Steps[bool]:
+        """Computes the inputs at some places; returns False if the call is over.
 
         errors: those that tokenising has found, counted from the first of these inputs.
         """
@@ -225,7 +309,7 @@ class Gathered:
         starts = tokens.offsets()
         rows = self._room(where, len(indices), int(starts[-1]))
         try:
-            ended = encode(self._call, self._engine, tokens, rows, errors, progress)
+            ended = yield Encoding(self._call, tokens, rows, errors, progress)
         except EmbedError as err:
             raise placed(err, indices) from None
         if self._rows is None:
@@ -252,10 +336,10 @@ class Gathered:
         np.cumsum(self.n_tokens, out=starts[1:])
         return starts
 
-    def finish(self, target: Target, single: bool) -> npt.NDArray[Any] | TokenRows | Encoded:
+    def finish(self, target: Target, single: bool) -> Steps[npt.NDArray[Any] | TokenRows | Encoded]:
         """What the call returns, once its rows are there."""
         report = self.n_original, self.truncated, self.errors
-        return finish(self._call, target, single, self.starts(), *report)
+        return (yield from finish(self._call, target, single, self.starts(), *report))
 
     def end(self, error: EmbedError) -> None:
         """Gives the inputs that are not done the error that ended the call, or raises it."""
@@ -286,10 +370,11 @@ def finish(
     n_original: npt.NDArray[np.int64] | None,
     truncated: npt.NDArray[np.bool_] | None,
     errors: dict[int, EmbedError] | None,
-) -> npt.NDArray[Any] | TokenRows | Encoded:
+) -> Steps[npt.NDArray[Any] | TokenRows | Encoded]:
     """What a call returns, once its rows are there. starts: where the tokens of inputs begin."""
     if call.in_floats:
-        _calibrate(call, target.rows, target.final, errors)
+        convert = partial(_calibrate, call, target.rows, target.final, errors)
+        yield Work(convert, target.rows.nbytes)
     if truncated is not None and truncated.any():
         warn_truncated(truncated, call)
     if call.collects or call.reports:

@@ -24,6 +24,7 @@ from ._calls import (
     Gathered,
     Progress,
     allocate,
+    drive,
     placed,
     progress_of,
     stream_place,
@@ -131,15 +132,15 @@ def run(
     """Computes the rows of inputs that may hold media, in the form that was asked for."""
     target = None if call.by_token else allocate(call, len(items), single, out)
     rows = None if target is None else target.rows
-    gathered = Gathered(call, handles[1], len(items), rows, options.check)
+    gathered = Gathered(call, len(items), rows, options.check)
     with progress_of(call, "inputs") as progress:
-        _Work(call, handles[0], options, items, gathered).run(progress)
+        _Work(call, handles, options, items, gathered).run(progress)
     starts = gathered.starts()
     if target is None:
         target = allocate(call, int(starts[-1]), single, out)
         for i, token_rows in gathered.token_rows.items():
             target.rows[starts[i] : starts[i + 1]] = token_rows
-    return gathered.finish(target, single)
+    return drive(gathered.finish(target, single), handles[1])
 
 
 @dataclass
@@ -179,13 +180,13 @@ class _Work:
     def __init__(
         self,
         call: Call,
-        model: _native.Model,
+        handles: tuple[_native.Model, _native.Engine],
         options: MediaOptions,
         items: list[Any],
         gathered: Gathered,
     ) -> None:
         self._call = call
-        self._model = model
+        self._model, self._engine = handles
         self._options = options
         self._gathered = gathered
         self._prompt = _buffers.encode_text(call.prompt, "prompt")
@@ -296,9 +297,9 @@ class _Work:
             )
         except EmbedError as err:
             raise placed(err, chunk.indices) from None
-        return self._gathered.encode(
-            chunk.indices, tokens, errors, None if progress is None else report
-        )
+        told = None if progress is None else report
+        steps = self._gathered.encode(chunk.indices, tokens, errors, told)
+        return drive(steps, self._engine)
 
 
 def _check_tower(medium: Medium, modalities: frozenset[str]) -> None:

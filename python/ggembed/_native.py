@@ -6,6 +6,7 @@ import atexit
 import functools
 import importlib.metadata
 import importlib.resources
+import itertools
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ from .errors import (
     LibraryLoadError,
 )
 from .projection import Projection
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 ABI_VERSION = 5  # the GGE_ABI_VERSION that this module is written for
 __version__ = importlib.metadata.version("ggembed")
@@ -95,6 +99,9 @@ class Library:
             self._input_error,
             onerror=self._keep_exception,
         )
+        self._on_done = ffi.callback("void(void *)", self._done, onerror=self._done_failed)
+        self._requests: dict[int, Request] = {}  # that are not done
+        self._request_numbers = itertools.count(1)
         self.follow_log_level()
         silence = functools.partial(self.lib.gge_set_log, ffi.NULL, ffi.NULL)
         atexit.register(_in_process, os.getpid(), silence, self.lib.GGE_LOG_ERROR)
@@ -145,6 +152,13 @@ class Library:
         if not isinstance(exc, Exception):
             self._interrupt = exc
 
+    def _done(self, user_data: Any) -> None:
+        request = self._requests.pop(int(self.ffi.cast("uintptr_t", user_data)))
+        request.on_done(request)
+
+    def _done_failed(self, _exc_type: Any, exc: BaseException, _traceback: Any) -> None:
+        log.error("what waits for a request could not be told that it is done: %r", exc)
+
     def follow_log_level(self) -> None:
         """Tells the library to drop lines that the logger would drop anyway."""
         wanted = log.getEffectiveLevel()
@@ -185,6 +199,15 @@ class Library:
         if call.errors is not None:
             opts.on_input_error = self._on_input_error
         return handle
+
+    def submit(self, submit: Callable[..., int], request: Request) -> int:
+        """Starts a request, which is kept with all that it writes to until it is done."""
+        number = next(self._request_numbers)
+        self._requests[number] = request
+        status = submit(self._on_done, self.ffi.cast("void *", number))
+        if status != 0:
+            del self._requests[number]
+        return status
 
     def exception(self, status: int, message: str, index: int) -> EmbedError:
         """The exception of a status."""
@@ -524,6 +547,76 @@ class Tokens:
         return ids
 
 
+class Settings(TypedDict, total=False):
+    """How the rows of a call are made of its tokens."""
+
+    pooling: str
+    truncate_dim: int
+    normalize: bool
+    precision: str
+    ranges: FloatArray | None
+    projection: Projection | None
+    adapter: int
+    adapter_scale: float
+
+
+def _encode_options(lib: Library, call: Call, settings: Settings) -> tuple[Any, list[Any]]:
+    """A gge_encode_options, and what must live as long as it."""
+    opts = lib.struct("gge_encode_options")
+    opts.pooling = getattr(lib.lib, f"GGE_POOLING_{settings['pooling'].upper()}")
+    opts.truncate_dim = settings.get("truncate_dim", 0)
+    opts.normalize = lib.lib.GGE_ON if settings.get("normalize", True) else lib.lib.GGE_OFF
+    precision = settings.get("precision", "float32")
+    opts.output_type = getattr(lib.lib, f"GGE_OUTPUT_{precision.upper()}")
+    opts.adapter = settings.get("adapter", 0)
+    opts.adapter_scale = settings.get("adapter_scale", 1.0)
+    alive = [lib.arm(opts, call)]
+    if (ranges := settings.get("ranges")) is not None:
+        opts.ranges = lib.floats(ranges, alive)
+    if (projection := settings.get("projection")) is not None:
+        opts.n_projection = len(projection.weight)
+        opts.projection = lib.floats(projection.weight, alive)
+        if projection.bias is not None:
+            opts.projection_bias = lib.floats(projection.bias, alive)
+    return opts, alive
+
+
+def _outcome(status: int, err: Any, call: Call) -> EmbedError | None:
+    """What a call came to: raised, or returned if the call collects and keeps what it has."""
+    if status in call.told and call.exception is None:
+        lib = library()
+        return lib.exception(status, lib.string(err.message), int(err.input_index))
+    check(status, err, call)
+    return None
+
+
+class Request:
+    """Owner of a gge_request, from `Engine.submit` to `finish`, which must come once it is done."""
+
+    def __init__(self, call: Call, on_done: Callable[[Request], None]) -> None:
+        self.pointer: Any = None
+        self.on_done = on_done
+        self._call = call
+        self._alive: tuple[Any, ...] = ()
+
+    def keep(self, *things: Any) -> None:
+        """Keeps what the engine writes to and reads until the request is finished."""
+        self._alive = things
+
+    def abort(self) -> None:
+        """Asks for the end of a request that is not finished."""
+        if self.pointer is not None:
+            library().lib.gge_request_abort(self.pointer)
+
+    def finish(self) -> EmbedError | None:
+        """Returns or raises what `Engine.encode` does."""
+        lib = library()
+        pointer, self.pointer, err = self.pointer, None, lib.error()
+        status = lib.lib.gge_request_finish(pointer, err)
+        self._alive = ()
+        return _outcome(status, err, self._call)
+
+
 class Engine:
     """Owner of a gge_engine. Any number of threads may call it; close() may come at any moment."""
 
@@ -560,16 +653,9 @@ class Engine:
         tokens: Tokens,
         out: npt.NDArray[Any],
         *,
-        pooling: str,
-        truncate_dim: int = 0,
-        normalize: bool = True,
-        precision: str = "float32",
-        ranges: FloatArray | None = None,
-        projection: Projection | None = None,
-        adapter: int = 0,
-        adapter_scale: float = 1.0,
         progress: Progress | None = None,
         errors: dict[int, EmbedError] | None = None,
+        **settings: Unpack[Settings],
     ) -> EmbedError | None:
         """Fills the rows of `out`, whose layout the caller has checked.
 
@@ -578,29 +664,57 @@ class Engine:
         """
         lib = library()
         call = Call(progress, errors)
-        opts = lib.struct("gge_encode_options")
-        opts.pooling = getattr(lib.lib, f"GGE_POOLING_{pooling.upper()}")
-        opts.truncate_dim = truncate_dim
-        opts.normalize = lib.lib.GGE_ON if normalize else lib.lib.GGE_OFF
-        opts.output_type = getattr(lib.lib, f"GGE_OUTPUT_{precision.upper()}")
-        opts.adapter, opts.adapter_scale = adapter, adapter_scale
-        alive = [lib.arm(opts, call)]
-        if ranges is not None:
-            opts.ranges = lib.floats(ranges, alive)
-        if projection is not None:
-            opts.n_projection = len(projection.weight)
-            opts.projection = lib.floats(projection.weight, alive)
-            if projection.bias is not None:
-                opts.projection_bias = lib.floats(projection.bias, alive)
+        opts, alive = _encode_options(lib, call, settings)
         err = lib.error()
         status = lib.lib.gge_encode(
             self.pointer, tokens.pointer, opts, address(out), len(out), row_stride(out), err
         )
         del alive
-        if status in call.told and call.exception is None:
-            return lib.exception(status, lib.string(err.message), int(err.input_index))
-        check(status, err, call)
-        return None
+        return _outcome(status, err, call)
+
+    def submit(
+        self,
+        tokens: Tokens,
+        out: npt.NDArray[Any],
+        on_done: Callable[[Request], None],
+        *,
+        errors: dict[int, EmbedError] | None = None,
+        **settings: Unpack[Settings],
+    ) -> Request:
+        """Starts what `encode` does and does not wait for it.
+
+        on_done: called on the engine's thread once the request can be finished without waiting. It
+        must be quick, must not raise, and must not drop the last reference to an engine.
+        """
+        lib = library()
+        call = Call(errors=errors)
+        call.wants_abort = False
+        opts, alive = _encode_options(lib, call, settings)
+        request, out_pointer, err = (
+            Request(call, on_done),
+            lib.ffi.new("gge_request **"),
+            lib.error(),
+        )
+        request.keep(out, alive)
+
+        def submit(done: Any, done_data: Any) -> int:
+            status: int = lib.lib.gge_submit(
+                self.pointer,
+                tokens.pointer,
+                opts,
+                address(out),
+                len(out),
+                row_stride(out),
+                done,
+                done_data,
+                out_pointer,
+                err,
+            )
+            return status
+
+        check(lib.submit(submit, request), err, call)
+        request.pointer = out_pointer[0]
+        return request
 
     def abort(self) -> None:
         """Ends the calls that are queued or running."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,11 +22,15 @@ from . import _buffers, _native
 from ._buffers import FloatArray
 from ._calls import (
     BYTES_PER_TOKEN,
+    Ahead,
     Call,
+    Encoding,
     Gathered,
+    Next,
     Progress,
+    Steps,
+    Work,
     allocate,
-    encode,
     finish,
     placed,
     progress_of,
@@ -34,7 +39,6 @@ from ._calls import (
 )
 from .errors import AbortedError, ClosedError, EmbedError
 from .results import Encoded, TokenRows
-from .stream import ahead
 
 Handles = tuple[_native.Model, _native.Engine]
 
@@ -46,45 +50,45 @@ _LARGEST_CHUNK = 64
 _SPECIAL_TOKENS = 2  # of a text, usually
 
 
-def run(
+def steps(
     call: Call,
     handles: Handles,
     texts: _buffers.Texts,
     out: npt.NDArray[Any] | None,
     check: Callable[[], None],
-) -> npt.NDArray[Any] | TokenRows | Encoded:
+) -> Steps[npt.NDArray[Any] | TokenRows | Encoded]:
     """Computes the rows of texts in the form that was asked for. check: raises to end the call."""
     prompt = _buffers.encode_text(call.prompt, "prompt")
     chunks = _Chunks(texts.offsets, len(prompt), call.n_ubatch)
     if call.by_token or len(chunks.bounds) <= 2:
-        return _run_whole(call, handles, texts, prompt, out)
+        return (yield from _whole(call, handles[0], texts, prompt, out))
     target = allocate(call, texts.n_texts, texts.single, out)
-    gathered = Gathered(call, handles[1], texts.n_texts, target.rows, check)
+    gathered = Gathered(call, texts.n_texts, target.rows, check)
     reader = _Tokenizing(call, handles, texts, prompt, chunks, target.rows)
     with progress_of(call, "tokens") as progress:
-        _encode_chunks(gathered, reader, progress)
-    return gathered.finish(target, texts.single)
+        yield from _encode_chunks(gathered, reader, progress)
+    return (yield from gathered.finish(target, texts.single))
 
 
-def _run_whole(
+def _whole(
     call: Call,
-    handles: Handles,
+    model: _native.Model,
     texts: _buffers.Texts,
     prompt: bytes,
     out: npt.NDArray[Any] | None,
-) -> npt.NDArray[Any] | TokenRows | Encoded:
+) -> Steps[npt.NDArray[Any] | TokenRows | Encoded]:
     """Computes the rows of texts that are tokenised together."""
-    model, engine = handles
     errors: dict[int, EmbedError] | None = {} if call.collects else None
-    tokens = tokenize(call, model, texts.data, texts.offsets, prompt, errors)
+    work = partial(tokenize, call, model, texts.data, texts.offsets, prompt, errors)
+    n_bytes = int(texts.offsets[-1] - texts.offsets[0]) + len(prompt) * texts.n_texts
+    tokens: _native.Tokens = yield Work(work, n_bytes)
     starts = tokens.offsets()
     target = allocate(call, int(starts[-1]) if call.by_token else tokens.n_texts, texts.single, out)
     if tokens.n_texts:
         with progress_of(call, "tokens") as progress:
-            encode(call, engine, tokens, target.rows, errors, progress)
-    return finish(
-        call, target, texts.single, starts, tokens.n_tokens_original, tokens.truncated, errors
-    )
+            yield Encoding(call, tokens, target.rows, errors, progress)
+    report = tokens.n_tokens_original, tokens.truncated, errors
+    return (yield from finish(call, target, texts.single, starts, *report))
 
 
 class _Chunks:
@@ -191,7 +195,7 @@ class _Tokenizing:
             return None
         rows = self._rows[chunk.indices.start : chunk.indices.stop]
         try:
-            encode(self._call, self._handles[1], chunk.tokens, rows, None, None)
+            Encoding(self._call, chunk.tokens, rows, None, None).run(self._handles[1])
         except EmbedError as err:
             return placed(err, chunk.indices)
         return None
@@ -225,16 +229,19 @@ class _Count:
             self._progress(self._before, self._before)
 
 
-def _encode_chunks(gathered: Gathered, reader: _Tokenizing, progress: Progress | None) -> None:
+def _encode_chunks(
+    gathered: Gathered, reader: _Tokenizing, progress: Progress | None
+) -> Steps[None]:
     count = None if progress is None else _Count(progress, reader)
     failure: EmbedError | None = None
     try:
-        with contextlib.closing(ahead(iter(reader), reader.n_chunks)) as chunks:
-            for chunk in chunks:
+        with contextlib.closing((yield Ahead(iter(reader), reader.n_chunks))) as chunks:
+            while (chunk := (yield Next(chunks))) is not None:
                 if failure is not None or reader.failed:
                     continue  # to the error of a text that cannot be tokenised, which goes first
                 try:
-                    if not gathered.encode(chunk.indices, chunk.tokens, chunk.errors, count):
+                    piece = gathered.encode(chunk.indices, chunk.tokens, chunk.errors, count)
+                    if not (yield from piece):
                         return
                 except (AbortedError, ClosedError):
                     raise
@@ -279,7 +286,7 @@ def run_pairs(
     scores = np.empty((len(listed), call.dim), np.float32)
     if listed:
         with progress_of(call, "tokens") as progress:
-            encode(call, engine, tokens, scores, None, progress)
+            Encoding(call, tokens, scores, None, progress).run(engine)
     if tokens.truncated is not None and tokens.truncated.any():
         warn_truncated(tokens.truncated, call)
     return scores

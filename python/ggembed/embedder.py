@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -31,8 +40,9 @@ from ._calls import (
 from ._hub_names import Modality
 from ._info import describe, describe_engine, engine_stats
 from ._machine import n_cpus
-from ._text_calls import run, run_pairs
-from .errors import AbortedError, ClosedError, UnsupportedError
+from ._plans import Plan
+from ._text_calls import run_pairs
+from .errors import AbortedError, ClosedError, EmbedError, UnsupportedError, moved
 from .media import MediaLimits
 from .projection import Projection, load_projection
 from .quantization import DTYPES, check_ranges
@@ -579,7 +589,7 @@ class Embedder:
         auto: bool = False,
         limits: MediaLimits | None = None,
         media_template: MediaTemplate | None = None,
-        batch_size: int | None = None,  # noqa: ARG002
+        batch_size: int | None = None,
         show_progress_bar: bool = False,
         out: npt.NDArray[Any] | None = None,
         progress: Progress | None = None,
@@ -678,62 +688,8 @@ class Embedder:
         >>> encoded.n_tokens.tolist(), encoded.truncated.tolist()
         ([7], [False])
         """
-        one_of("precision", precision, tuple(DTYPES))
-        one_of("on_error", on_error, ("raise", "collect"))
-        handles = self._live()
-        if self._info.pooling is Pooling.RANK:
-            raise UnsupportedError(
-                "this model is a reranker: use rank(query, documents), or choose another pooling"
-            )
-        by_token = self._by_token(output_value)
-        adapter_index = self._adapter(adapter, task) if adapter_scale else 0
-        prompt_task = task if task in self._info.tasks or task not in self._adapters else None
-        limit, policy = self._limit(max_tokens, overflow)
-        if by_token and on_error == "collect":
-            limit = limit or self._n_ctx  # a refused text has no token rows
-        projection = self._projection if by_token else None
-        dim = self._width(truncate_dim, projection)
-        _limits(limits)
-        template = self._template(media_template)
-        call = Call(
-            prompt=self._prompts.text(prompt, prompt_name, prompt_task),
-            end_token=self._info.end_token,
-            max_tokens=limit,
-            overflow=policy,
-            pooling="none" if by_token else self._info.pooling.value,
-            dim=dim,
-            normalize=bool(normalize_embeddings),
-            precision=precision,
-            ranges=None if ranges is None else check_ranges(ranges, dim),
-            projection=projection,
-            adapter=adapter_index,
-            adapter_scale=float(adapter_scale),
-            n_threads=self._n_threads,
-            n_ctx=self._n_ctx,
-            n_ubatch=self._n_ubatch,
-            collects=on_error == "collect",
-            reports=bool(return_info),
-            shows_bar=bool(show_progress_bar),
-            progress=progress,
-        )
-        given = _media_calls.as_inputs(
-            inputs,
-            keep_invalid=call.collects,
-            auto=auto,
-            takes_media=bool(self._info.towers),
-        )
-        if isinstance(given, _buffers.Texts):
-            return run(call, handles, given, out, self._until_ended())
-        options = _media_calls.MediaOptions(
-            rules=self._media_rules,
-            template=template,
-            limits=limits or self._limits,
-            auto=auto,
-            n_threads=self._media_threads,
-            modalities=frozenset(tower.modality for tower in self._info.towers),
-            check=self._until_ended(),
-        )
-        return _media_calls.run(call, handles, *given, out, options)
+        given = {name: value for name, value in locals().items() if name != "self"}
+        return self._plan(**given).run()
 
     @overload
     def encode_query(self, inputs: Inputs, **options: Unpack[EncodeOptions]) -> FloatArray: ...
@@ -798,6 +754,167 @@ class Embedder:
         """
         return self.encode(inputs, **self._with_role("document", options))
 
+    @overload
+    async def aencode(self, inputs: Inputs, **options: Unpack[EncodeOptions]) -> FloatArray: ...
+
+    @overload
+    async def aencode(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any: ...
+
+    async def aencode(self, inputs: Inputs, **options: Any) -> Any:
+        """Computes the rows of texts and media for a coroutine: ``encode``, awaited.
+
+        Any number of coroutines on any number of event loops may wait at the same time; texts of
+        all share micro-batches. Little text is tokenised on the loop's thread, which takes some
+        100 microseconds at most. Longer texts and lists, iterables and media are read, decoded and
+        tokenised on threads of the loop's default executor. No thread waits for rows of texts.
+        Where the queue has no room for another call, it waits for it, first come, first served.
+
+        A task that is cancelled frees its place in the queue at once. What it has in a running
+        micro-batch is written to its array until that ends, so do not use its `out` again before.
+
+        Parameters
+        ----------
+        inputs
+            As for ``encode``.
+        **options
+            As for ``encode``. `progress` is called when the work begins and after each part of it,
+            on the loop's thread, but where there are media on another one.
+
+        Returns
+        -------
+        ndarray, TokenRows or Encoded
+            As ``encode``.
+
+        Raises
+        ------
+        TypeError, EmbedError
+            As ``encode``.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from ggembed import Embedder
+        >>> async def main(embedder):
+        ...     one, two = await asyncio.gather(embedder.aencode("one"), embedder.aencode(["two"]))
+        ...     return one.shape, two.shape
+        >>> asyncio.run(main(Embedder()))
+        ((384,), (1, 384))
+        """
+        return await self._plan(inputs, **options).arun()
+
+    async def aencode_query(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any:
+        """Computes the rows of search queries for a coroutine: ``encode_query``, awaited.
+
+        Parameters
+        ----------
+        inputs
+            As for ``encode``.
+        **options
+            As for ``aencode``.
+
+        Returns
+        -------
+        ndarray, TokenRows or Encoded
+            As ``encode``.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from ggembed import Embedder
+        >>> asyncio.run(Embedder().aencode_query("how do plants make energy?")).shape
+        (384,)
+        """
+        return await self.aencode(inputs, **self._with_role("query", options))
+
+    async def aencode_document(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any:
+        """Computes the rows of documents for a coroutine: ``encode_document``, awaited.
+
+        Parameters
+        ----------
+        inputs
+            As for ``encode``.
+        **options
+            As for ``aencode``.
+
+        Returns
+        -------
+        ndarray, TokenRows or Encoded
+            As ``encode``.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from ggembed import Embedder
+        >>> asyncio.run(Embedder().aencode_document(["Photosynthesis makes sugar."])).shape
+        (1, 384)
+        """
+        return await self.aencode(inputs, **self._with_role("document", options))
+
+    async def aencode_iter(
+        self,
+        inputs: Iterable[Input] | AsyncIterable[Input],
+        *,
+        chunk_size: int = stream.BATCH_SIZE,
+        read_ahead: int = 1,
+        **options: Unpack[AllEncodeOptions],
+    ) -> AsyncGenerator[Any]:
+        """Computes the rows of a stream for a coroutine: ``encode_iter`` for ``async for``.
+
+        Parameters
+        ----------
+        inputs : iterable or asynchronous iterable of inputs
+            Elements as for ``encode``. An iterable is read on threads of the loop's default
+            executor, one call at a time.
+        chunk_size : int, optional
+            Most inputs that are read and computed together.
+        read_ahead : int, optional
+            How many such chunks are read before they are needed. With 0 an iterable is read on the
+            loop's thread.
+        **options
+            As for ``aencode``, but ``out``. The ranges of int8 and uint8 must be given.
+
+        Yields
+        ------
+        ndarray or Encoded
+            As ``encode_iter``.
+
+        Raises
+        ------
+        TypeError, EmbedError
+            As ``encode_iter``.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from ggembed import Embedder
+        >>> async def total(lines):
+        ...     return sum([row.shape[0] async for row in Embedder().aencode_iter(lines)])
+        >>> asyncio.run(total(f"line {i}" for i in range(1000)))
+        384000
+        """
+        _check_stream_options("aencode_iter", options)
+        place = StreamPlace()
+        accepts = partial(_media_calls.accepts, takes_media=bool(self._info.towers))
+        chunks = stream.achunks(
+            inputs,
+            batch_size=chunk_size,
+            read_ahead=read_ahead,
+            accepts=accepts,
+            n_chars=_media_calls.n_chars,
+        )
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                token = stream_place.set(place)
+                try:
+                    found = await self.aencode(chunk, **options)
+                except EmbedError as err:
+                    raise moved(err, place.first) from None
+                finally:
+                    stream_place.reset(token)
+                for result in found.split(place.first) if isinstance(found, Encoded) else found:
+                    yield result
+                place.first += len(chunk)
+
     def encode_iter(
         self,
         inputs: Iterable[Input],
@@ -841,13 +958,7 @@ class Embedder:
         >>> sum(row.shape[0] for row in Embedder().encode_iter(lines))
         384000
         """
-        if options.get("out") is not None:
-            raise ValueError("encode_iter has no out: its rows come one by one")
-        if options.get("precision") in ("int8", "uint8") and options.get("ranges") is None:
-            raise ValueError(
-                f"precision {options['precision']!r} needs ranges in encode_iter, whose rows are "
-                "not known together; see calibration_ranges"
-            )
+        _check_stream_options("encode_iter", options)
         place = StreamPlace()
 
         def encode(chunk: list[Input]) -> Iterable[Any]:
@@ -1077,6 +1188,82 @@ class Embedder:
         counts = np.diff(self._tokenized(model, given, self._prompt(prompt, prompt_name)).offsets())
         return int(counts[0]) if given.single else counts
 
+    def _plan(
+        self,
+        inputs: Inputs,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        task: str | None = None,
+        adapter: str | None = None,
+        adapter_scale: float = 1.0,
+        max_tokens: int | None = None,
+        overflow: Overflow | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = True,
+        precision: Precision = "float32",
+        ranges: npt.ArrayLike | None = None,
+        output_value: OutputValue | None = None,
+        on_error: OnError = "raise",
+        return_info: bool = False,
+        auto: bool = False,
+        limits: MediaLimits | None = None,
+        media_template: MediaTemplate | None = None,
+        batch_size: int | None = None,  # noqa: ARG002
+        show_progress_bar: bool = False,
+        out: npt.NDArray[Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Plan:
+        """A call of encode or aencode, with its arguments checked."""
+        one_of("precision", precision, tuple(DTYPES))
+        one_of("on_error", on_error, ("raise", "collect"))
+        handles = self._live()
+        if self._info.pooling is Pooling.RANK:
+            raise UnsupportedError(
+                "this model is a reranker: use rank(query, documents), or choose another pooling"
+            )
+        by_token = self._by_token(output_value)
+        adapter_index = self._adapter(adapter, task) if adapter_scale else 0
+        prompt_task = task if task in self._info.tasks or task not in self._adapters else None
+        limit, policy = self._limit(max_tokens, overflow)
+        if by_token and on_error == "collect":
+            limit = limit or self._n_ctx  # a refused text has no token rows
+        projection = self._projection if by_token else None
+        dim = self._width(truncate_dim, projection)
+        _limits(limits)
+        template = self._template(media_template)
+        call = Call(
+            prompt=self._prompts.text(prompt, prompt_name, prompt_task),
+            end_token=self._info.end_token,
+            max_tokens=limit,
+            overflow=policy,
+            pooling="none" if by_token else self._info.pooling.value,
+            dim=dim,
+            normalize=bool(normalize_embeddings),
+            precision=precision,
+            ranges=None if ranges is None else check_ranges(ranges, dim),
+            projection=projection,
+            adapter=adapter_index,
+            adapter_scale=float(adapter_scale),
+            n_threads=self._n_threads,
+            n_ctx=self._n_ctx,
+            n_ubatch=self._n_ubatch,
+            collects=on_error == "collect",
+            reports=bool(return_info),
+            shows_bar=bool(show_progress_bar),
+            progress=progress,
+        )
+        media = _media_calls.MediaOptions(
+            rules=self._media_rules,
+            template=template,
+            limits=limits or self._limits,
+            auto=auto,
+            n_threads=self._media_threads,
+            modalities=frozenset(tower.modality for tower in self._info.towers),
+            check=self._until_ended(),
+        )
+        return Plan(call, handles, inputs, out, media)
+
     def _live(self) -> tuple[_native.Model, _native.Engine]:
         """The native handles, which the caller keeps alive while it uses them."""
         handles = self._handles
@@ -1178,6 +1365,16 @@ class Embedder:
         if (message := profiles.untrained_dim_warning(self._info, dim)) is not None:
             warn(message)
         return dim
+
+
+def _check_stream_options(method: str, options: AllEncodeOptions) -> None:
+    if options.get("out") is not None:
+        raise ValueError(f"{method} has no out: its rows come one by one")
+    if options.get("precision") in ("int8", "uint8") and options.get("ranges") is None:
+        raise ValueError(
+            f"precision {options['precision']!r} needs ranges in {method}, whose rows are "
+            "not known together; see calibration_ranges"
+        )
 
 
 def _check_towers(info: ModelInfo, modality: str | None) -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import contextvars
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from .errors import EmbedError, moved
 
@@ -81,16 +92,18 @@ def encode_iter(
     >>> list(encode_iter(lambda chunk: map(len, chunk), ["a", "bb", "ccc"], batch_size=2))
     [1, 2, 3]
     """
-    for name, value, low in (
-        ("batch_size", batch_size, 1),
-        ("batch_chars", batch_chars, 1),
-        ("read_ahead", read_ahead, 0),
-    ):
-        if value < low:
-            raise ValueError(f"{name} must be at least {low}, got {value}")
+    _check_sizes(
+        batch_size=(batch_size, 1), batch_chars=(batch_chars, 1), read_ahead=(read_ahead, 0)
+    )
     stop = threading.Event()
     chunks = chunked(_each(texts, accepts), n_chars, batch_size, batch_chars, stop)
     return _results(encode_chunk, ahead(chunks, read_ahead, stop))
+
+
+def _check_sizes(**sizes: tuple[int, int]) -> None:
+    for name, (value, low) in sizes.items():
+        if value < low:
+            raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
 def _results(
@@ -127,9 +140,13 @@ def _each(texts: Iterable[Any], accepts: Callable[[Any], bool]) -> Iterator[Any]
 
 def _checked(texts: Iterator[Any], accepts: Callable[[Any], bool]) -> Iterator[Any]:
     for i, text in enumerate(texts):
-        if not isinstance(text, str) and not accepts(text):
-            raise TypeError(f"texts must be str, got {type(text).__name__} at index {i}")
+        _check(text, i, accepts)
         yield text
+
+
+def _check(text: Any, i: int, accepts: Callable[[Any], bool]) -> None:
+    if not isinstance(text, str) and not accepts(text):
+        raise TypeError(f"texts must be str, got {type(text).__name__} at index {i}")
 
 
 def _of_arrow(column: Any) -> Iterator[Any]:
@@ -150,27 +167,157 @@ def chunked(
     What came before an exception of `items` comes out before it. Once `stop` is set, nothing more
     is taken.
     """
-    chunk: list[T] = []
-    total = 0
+    gathering = _Gathering(n_chars, batch_size, batch_chars)
     try:
         for item in items:
-            size = n_chars(item)
-            if chunk and total + size > batch_chars:
-                yield chunk
-                chunk, total = [], 0
-            chunk.append(item)
-            total += size
-            if len(chunk) == batch_size:
-                yield chunk
-                chunk, total = [], 0
+            yield from gathering.add(item)
             if stop is not None and stop.is_set():
                 return
     except Exception:
-        if chunk:
-            yield chunk
+        if gathering.items:
+            yield gathering.take()
         raise
-    if chunk:
+    if gathering.items:
+        yield gathering.take()
+
+
+class _Gathering(Generic[T]):
+    """The chunk that items are being gathered to."""
+
+    def __init__(self, n_chars: Callable[[T], int], batch_size: int, batch_chars: int) -> None:
+        self.items: list[T] = []
+        self._n_chars = n_chars
+        self._batch_size = batch_size
+        self._batch_chars = batch_chars
+        self._total = 0
+
+    def add(self, item: T) -> Iterator[list[T]]:
+        """Adds an item; gives the chunks that are complete now."""
+        size = self._n_chars(item)
+        if self.items and self._total + size > self._batch_chars:
+            yield self.take()
+        self.items.append(item)
+        self._total += size
+        if len(self.items) == self._batch_size:
+            yield self.take()
+
+    def take(self) -> list[T]:
+        """What is there, and begins anew."""
+        taken, self.items, self._total = self.items, [], 0
+        return taken
+
+
+async def achunks(
+    texts: Iterable[Any] | AsyncIterable[Any],
+    *,
+    batch_size: int,
+    read_ahead: int,
+    accepts: Callable[[Any], bool],
+    n_chars: Callable[[Any], int],
+) -> AsyncGenerator[list[Any]]:
+    """The chunks of a stream for a coroutine, of which `read_ahead` are read in advance.
+
+    An iterable is read on threads of the loop's default executor, with `read_ahead` 0 on the
+    loop's own. Other arguments as for ``encode_iter``.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from ggembed.stream import achunks
+    >>> async def chunks():
+    ...     found = achunks(
+    ...         ["a", "bb", "ccc"], batch_size=2, read_ahead=1, accepts=bool, n_chars=len
+    ...     )
+    ...     return [chunk async for chunk in found]
+    >>> asyncio.run(chunks())
+    [['a', 'bb'], ['ccc']]
+    """
+    _check_sizes(batch_size=(batch_size, 1), read_ahead=(read_ahead, 0))
+    stop = threading.Event()
+    gathering: _Gathering[Any] = _Gathering(n_chars, batch_size, BATCH_CHARS)
+    if isinstance(texts, AsyncIterable):
+        chunks = _of_async(texts, accepts, gathering)
+    else:
+        items = chunked(_each(texts, accepts), n_chars, batch_size, BATCH_CHARS, stop)
+        chunks = _of_iterator(items, on_loop=read_ahead == 0)
+    try:
+        async with contextlib.aclosing(_aahead(chunks, read_ahead)) as found:
+            async for chunk in found:
+                yield chunk
+    finally:
+        stop.set()
+
+
+async def _of_async(
+    texts: AsyncIterable[Any], accepts: Callable[[Any], bool], gathering: _Gathering[Any]
+) -> AsyncGenerator[list[Any]]:
+    n = 0
+    try:
+        async for text in texts:
+            _check(text, n, accepts)
+            n += 1
+            for chunk in gathering.add(text):
+                yield chunk
+    except Exception:
+        if gathering.items:
+            yield gathering.take()
+        raise
+    if gathering.items:
+        yield gathering.take()
+
+
+async def _of_iterator(chunks: Iterator[T], *, on_loop: bool) -> AsyncGenerator[T]:
+    take = partial(next, chunks, None)
+    while (chunk := take() if on_loop else await on_a_thread(take)) is not None:
         yield chunk
+
+
+async def _aahead(items: AsyncGenerator[T], n: int) -> AsyncGenerator[T]:
+    """The items of an asynchronous generator, of which a task takes the next `n` in advance."""
+    if n == 0:
+        async for item in items:
+            yield item
+        return
+    slots = asyncio.Semaphore(n)
+    taken: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+
+    async def take() -> None:
+        try:
+            while await slots.acquire():
+                taken.put_nowait((await anext(items),))
+        except StopAsyncIteration:
+            taken.put_nowait(None)
+        except BaseException as err:
+            taken.put_nowait(err)
+
+    task = asyncio.ensure_future(take())
+    try:
+        while isinstance(found := await taken.get(), tuple):
+            slots.release()
+            yield found[0]
+        if found is not None:
+            raise found
+    finally:
+        found = None  # an exception's traceback holds this frame, and this frame the exception
+        task.cancel()
+        await asyncio.wait([task])
+        await items.aclose()
+
+
+def on_a_thread(function: Callable[[], T]) -> asyncio.Future[T]:
+    """What a function returns that a thread of the loop's default executor runs.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from ggembed.stream import on_a_thread
+    >>> async def main():
+    ...     return await on_a_thread(lambda: 1 + 1)
+    >>> asyncio.run(main())
+    2
+    """
+    context = contextvars.copy_context()
+    return asyncio.get_running_loop().run_in_executor(None, context.run, function)
 
 
 def ahead(items: Iterator[T], n: int, stop: threading.Event | None = None) -> Generator[T]:

@@ -48,14 +48,13 @@ def in_one_piece():
 @pytest.fixture
 def chunks(monkeypatch):
     """Number of texts of each pass through the engine."""
-    found, plain = [], _calls.encode
+    found, plain = [], _calls.Encoding.run
 
-    def encode(call, engine, tokens, *rest):
-        found.append(tokens.n_texts)
-        return plain(call, engine, tokens, *rest)
+    def run(step, engine):
+        found.append(step.tokens.n_texts)
+        return plain(step, engine)
 
-    monkeypatch.setattr(_calls, "encode", encode)
-    monkeypatch.setattr(_text_calls, "encode", encode)
+    monkeypatch.setattr(_calls.Encoding, "run", run)
     return found
 
 
@@ -124,7 +123,7 @@ def test_a_prompt_counts_as_text(embedder, chunks):
 
 
 def test_tokens_are_made_on_another_thread_while_the_engine_computes(embedder, monkeypatch):
-    plain_tokenize, plain_encode = _text_calls.tokenize, _calls.encode
+    plain_tokenize, plain_encode = _text_calls.tokenize, _calls.Encoding.run
     last_is_there, threads = threading.Event(), set()
 
     def tokenize(call, model, data, offsets, *rest):
@@ -140,13 +139,13 @@ def test_tokens_are_made_on_another_thread_while_the_engine_computes(embedder, m
         return plain_encode(*args)
 
     monkeypatch.setattr(_text_calls, "tokenize", tokenize)
-    monkeypatch.setattr(_calls, "encode", encode)
+    monkeypatch.setattr(_calls.Encoding, "run", encode)
     assert np.isfinite(embedder.encode(TEXTS)).all()
     assert len(threads) == 1
 
 
 def test_short_lists_start_no_thread(bert, monkeypatch):
-    monkeypatch.setattr(_text_calls, "ahead", lambda *_: pytest.fail("a thread"))
+    monkeypatch.setattr(_calls, "ahead", lambda *_: pytest.fail("a thread"))
     bert.encode("one text")
     bert.encode(TEXTS)
     bert.encode([])
@@ -403,7 +402,7 @@ def test_a_call_that_is_ended(tiny, end, error):
 
 @pytest.mark.parametrize("collects", [False, True])
 def test_an_abort_between_two_chunks_is_heard(embedder, monkeypatch, collects):
-    plain, n_passes = _calls.encode, []
+    plain, n_passes = _calls.Encoding.run, []
 
     def encode(*args):
         try:
@@ -413,7 +412,7 @@ def test_an_abort_between_two_chunks_is_heard(embedder, monkeypatch, collects):
             if len(n_passes) == 2:
                 embedder.abort()  # nothing is running
 
-    monkeypatch.setattr(_calls, "encode", encode)
+    monkeypatch.setattr(_calls.Encoding, "run", encode)
     if collects:
         encoded = embedder.encode(TEXTS, on_error="collect")
         assert {type(found) for found in encoded.errors.values()} == {AbortedError}

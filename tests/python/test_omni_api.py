@@ -585,15 +585,15 @@ def test_media_are_prepared_only_so_far_ahead(small, monkeypatch):
     monkeypatch.setattr(_media_calls, "_CHUNK_BYTES", 4 * 3 * 96 * 96)
     begun = slow_prepare(monkeypatch, 0)
     ahead, chunks = [], []
-    plain = _calls.encode
+    plain = _calls.Encoding.run
 
-    def watch(call, engine, tokens, rows, errors, progress):
+    def watch(step, engine):
         time.sleep(0.05)  # the threads run on as far as they may
-        chunks.append(len(rows))
+        chunks.append(len(step.rows))
         ahead.append(len(begun) - sum(chunks))
-        plain(call, engine, tokens, rows, errors, progress)
+        return plain(step, engine)
 
-    monkeypatch.setattr(_calls, "encode", watch)
+    monkeypatch.setattr(_calls.Encoding, "run", watch)
     with opened(small, media_threads=3) as embedder:
         rows = embedder.encode([picture(96, 96, seed=i) for i in range(40)])
     assert rows.shape == (40, DIM)
