@@ -497,7 +497,7 @@ typedef struct gge_engine_options {
                                    encoded by itself */
     gge_switch cuda_graphs;     /* capture graphs on CUDA devices; default: but for those of compute capability 9.x, or
                                    an unknown one. Off where the environment has GGML_CUDA_DISABLE_GRAPHS */
-    int64_t max_queued_tokens; /* tokens that requests of gge_submit may have in the queue, see there; 0 = 1 048 576 */
+    int64_t max_queued_tokens;  /* tokens that requests of gge_submit may have in the queue, see there; 0 = 1 048 576 */
 } gge_engine_options;
 
 /* Makes an engine. Statuses: GGE_E_INVALID, _UNSUPPORTED, _MEMORY, _DEVICE, _FORMAT. Any thread. */
