@@ -62,7 +62,7 @@ void on_upstream_log(ggml_log_level level, const char *text, void *) {
 
 // The process that upstream was set up in, which starts the drivers of GPUs.
 const Owner &upstream_owner() {
-    static const Owner owner;
+    static const Owner owner = this_process();
     return owner;
 }
 

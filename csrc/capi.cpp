@@ -9,29 +9,29 @@
 
 struct gge_model {
     std::shared_ptr<const gge::Model> model;
-    gge::Owner owner;
+    gge::Owner owner = gge::this_process();
 };
 
 struct gge_media {
     std::shared_ptr<gge::Media> media;
-    gge::Owner owner;
+    gge::Owner owner = gge::this_process();
 };
 
 struct gge_tokens {
     explicit gge_tokens(gge::Tokens &&made) : tokens(std::make_shared<const gge::Tokens>(std::move(made))) {}
     std::shared_ptr<const gge::Tokens> tokens;
-    gge::Owner owner;
+    gge::Owner owner = gge::this_process();
 };
 
 struct gge_engine {
     std::shared_ptr<gge::Engine> engine;
-    gge::Owner owner;
+    gge::Owner owner = gge::this_process();
 };
 
 struct gge_request {
     std::shared_ptr<gge::Engine> engine;
     std::shared_ptr<gge::Job> job;
-    gge::Owner owner;
+    gge::Owner owner = gge::this_process();
 };
 
 namespace {

@@ -10,8 +10,7 @@ int64_t process_id() noexcept;
 
 class Owner {
 public:
-    // Belongs to this process.
-    Owner() noexcept : process_(process_id()) {}
+    explicit Owner(int64_t process) noexcept : process_(process) {}
 
     int64_t process() const noexcept { return process_; }
     bool is_here() const noexcept { return process_ == process_id(); }
@@ -22,5 +21,9 @@ public:
 private:
     int64_t process_;
 };
+
+inline Owner this_process() noexcept {
+    return Owner(process_id());
+}
 
 } // namespace gge
