@@ -290,14 +290,20 @@ def library() -> Library:
     return _library
 
 
-def _renew_lock() -> None:
-    """In a forked child, which lacks the thread that may have held it."""
+def _renew_locks() -> None:
+    """In a forked child, which lacks the threads that may have held them."""
     global _library_lock
     _library_lock = threading.Lock()
+    if _library is not None:
+        from cffi import cparser
+
+        # cffi takes these where it meets a name or a type for the first time, and in dir()
+        _library.ffi._lock = threading.Lock()
+        cparser.lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _in_process(pid: int, function: Callable[[Any], object], argument: Any) -> None:

@@ -186,6 +186,48 @@ for _ in range(10):
     assert done.stdout.split() == ["0"] * 10, done.stdout + done.stderr
 
 
+@needs_fork
+def test_locks_that_threads_hold_at_a_fork_are_free_in_the_child(run_python, tiny):
+    program = (
+        FORK
+        + """
+import logging
+from cffi import cparser
+log, held = logging.getLogger("ggembed"), threading.Semaphore(0)
+
+class Stuck(logging.Handler):
+    def emit(self, record):
+        if threading.current_thread() is not threading.main_thread():
+            held.release()
+            threading.Event().wait()
+
+def hold(lock):
+    with lock:
+        held.release()
+        threading.Event().wait()
+
+log.addHandler(Stuck())
+log.setLevel(logging.DEBUG)
+locks = [_native._library_lock, _native.library().ffi._lock, cparser.lock]
+threads = [threading.Thread(target=hold, args=(lock,), daemon=True) for lock in locks]
+threads.insert(0, threading.Thread(target=Embedder, args=(sys.argv[1],), daemon=True))
+for thread in threads:
+    thread.start()
+    held.acquire()
+
+def work():
+    log.setLevel(logging.WARNING)  # waits for callbacks of the log
+    with Embedder(sys.argv[1], n_threads=1) as mine:
+        print(mine.encode("a").shape, flush=True)
+    os._exit(0)
+in_child(work)
+os._exit(0)
+"""
+    )
+    done = run_python(program, tiny("bert-mean"))
+    assert done.stdout.split("\n")[:2] == ["(32,)", "0"], done.stdout + done.stderr
+
+
 # ------------------------------------------------------------------ multiprocessing
 
 WORKERS = """
