@@ -98,6 +98,7 @@ private:
     struct Stored {
         ggml_tensor *tensor;
         int64_t i; // in the file
+        bool is_matrix;
     };
     struct Made {
         ggml_tensor *tensor;

@@ -277,7 +277,7 @@ ggml_tensor *TowerWeights::matrix(const std::string &name, int64_t n_in, int64_t
     const int64_t i = use(name, {n_in, n_out});
     ggml_tensor *tensor =
         ggml_new_tensor_2d(stored_context_.get(), gguf_get_tensor_type(file_->gguf(), i), n_in, n_out);
-    stored_.push_back({tensor, i});
+    stored_.push_back({tensor, i, true});
     return tensor;
 }
 
@@ -287,7 +287,7 @@ ggml_tensor *TowerWeights::plain(const std::string &name, const std::vector<int6
     ggml_tensor *tensor = ggml_new_tensor(as_is ? stored_context_.get() : made_context_.get(), GGML_TYPE_F32,
                                           static_cast<int>(shape.size()), shape.data());
     if (as_is) {
-        stored_.push_back({tensor, i});
+        stored_.push_back({tensor, i, false});
     } else {
         made_.push_back({tensor, {i}, nullptr});
     }
@@ -351,7 +351,7 @@ std::vector<TowerWeights::Stored> TowerWeights::to_pack(ggml_backend_dev_t devic
     std::vector<Stored> chosen;
     if (device == nullptr && options.cpu_kernels) {
         std::copy_if(stored_.begin(), stored_.end(), std::back_inserter(chosen),
-                     [](const Stored &s) { return packed_buffer_type(s.tensor) != nullptr; });
+                     [](const Stored &s) { return s.is_matrix && packed_buffer_type(s.tensor) != nullptr; });
     }
     return chosen;
 }
