@@ -42,14 +42,18 @@ void multiply_tiles(const MatmulTask &task, size_t panel_begin, size_t panel_end
     tile.input_size = Products::input_size(task.n_in);
     tile.n_in = task.n_in;
     tile.out_stride = task.out_stride;
-    for (size_t t = token_begin; t < token_end; t += Products::n_tokens) {
+    // Of one size, as far as they can be: few sums wait for each other.
+    size_t n_left = (token_end - token_begin + Products::n_tokens - 1) / Products::n_tokens;
+    for (size_t t = token_begin; n_left > 0; --n_left) {
+        const size_t n = (token_end - t + n_left - 1) / n_left;
         tile.inputs = static_cast<const char *>(task.inputs) + t * tile.input_size;
         for (size_t p = panel_begin; p < panel_end; ++p) {
             tile.panel = static_cast<const char *>(task.weights) + p * Products::panel_size(task.n_in);
             tile.out = task.out + t * task.out_stride + p * Products::n_panel;
             tile.n_out = task.n_out - p * Products::n_panel;
-            multiply_tile<Products, Products::n_tokens>(tile, smaller(token_end - t, Products::n_tokens));
+            multiply_tile<Products, Products::n_tokens>(tile, n);
         }
+        t += n;
     }
 }
 
