@@ -29,7 +29,7 @@ from .errors import (
     TruncationWarning,
     moved,
 )
-from .progress import ProgressBar
+from .progress import progress_bar
 from .projection import Projection
 from .quantization import DTYPES, calibration_ranges, row_width
 from .results import Encoded, TokenRows
@@ -154,7 +154,7 @@ def progress_of(call: Call, unit: str) -> Iterator[Progress | None]:
     if not call.shows_bar:
         yield call.progress
         return
-    with ProgressBar("embedding", unit) as bar:
+    with progress_bar("embedding", unit) as bar:
         yield bar if call.progress is None else _both(bar, call.progress)
 
 

@@ -648,7 +648,7 @@ class Embedder:
             Accepted for programs written for Sentence Transformers, and not used: micro-batches
             are counted in tokens.
         show_progress_bar : bool, optional
-            Draw progress on standard error.
+            Draw progress on standard error, with tqdm if it is installed, or in a notebook.
         out : ndarray, optional
             Where to write the rows, of the type and shape that are returned otherwise. Rows must
             be contiguous each, but may lie apart.

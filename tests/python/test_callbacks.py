@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from ggembed import AbortedError, Embedder, _native
@@ -226,6 +227,40 @@ def test_progress_of_nothing_is_complete():
     with ProgressBar("work", "bytes", stream) as bar:
         bar(0, 0)
     assert "100%" in stream.getvalue()
+
+
+def test_tqdm_draws_on_a_terminal(bert, monkeypatch):
+    pytest.importorskip("tqdm", reason="tqdm is not installed")
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    bert.encode(TEXTS, show_progress_bar=True)
+    last = stream.getvalue().split("\r")[-1]
+    assert last.startswith("embedding: 100%|")
+    assert " tokens/s]" in last
+
+
+def test_tqdm_draws_in_a_notebook(bert, monkeypatch):
+    auto = pytest.importorskip("tqdm.auto", reason="tqdm is not installed")
+    made = []
+
+    class Bar(auto.tqdm):
+        def __init__(self, **options):
+            super().__init__(**{**options, "file": io.StringIO()})
+            made.append(self)
+
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(auto, "tqdm", Bar)
+    bert.encode(TEXTS, show_progress_bar=True)
+    assert made[0].n == made[0].total == bert.count_tokens(TEXTS).sum()
+
+
+def test_without_tqdm_a_terminal_gets_a_bar_too(bert, monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    bert.encode(TEXTS, show_progress_bar=True)
+    assert "100% [####" in stream.getvalue()
 
 
 def test_log_lines_go_to_logging(tiny, caplog):
