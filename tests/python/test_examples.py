@@ -1,0 +1,121 @@
+"""The programs of ``examples/`` run as they stand."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ggembed import Embedder
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def server(tiny, monkeypatch):
+    """A client of the example server, which runs on a thread."""
+    pytest.importorskip("fastapi", reason="fastapi is not installed")
+    openai = pytest.importorskip("openai", reason="openai is not installed")
+    uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed")
+    monkeypatch.setenv("MODEL", str(tiny("bert-mean")))
+    config = uvicorn.Config(load("openai_server").app, log_level="error", lifespan="on")
+    app = uvicorn.Server(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=app.run, args=([listener],))
+        thread.start()
+        try:
+            while not app.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            with openai.OpenAI(
+                base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0
+            ) as client:
+                yield client
+        finally:
+            app.should_exit = True
+            thread.join(30)
+
+
+def test_the_openai_client_is_served(server, bert):
+    import openai
+
+    texts = ["a cat sleeps", "the question and the answer"]
+    expected = bert.encode(texts)
+    for encoding in ("float", "base64"):
+        found = server.embeddings.create(model="m", input=texts, encoding_format=encoding)
+        rows = [
+            np.frombuffer(base64.b64decode(item.embedding), np.float32)
+            if isinstance(item.embedding, str)
+            else item.embedding
+            for item in found.data
+        ]
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+        assert [item.index for item in found.data] == [0, 1]
+        assert found.usage.total_tokens == bert.count_tokens(texts).sum()
+    found = server.embeddings.create(model="m", input=texts[0], dimensions=8)
+    wanted = bert.encode(texts[0], truncate_dim=8)
+    np.testing.assert_allclose(found.data[0].embedding, wanted, atol=1e-6)
+    for bad in ({"input": "word " * 999}, {"input": []}, {"input": "a", "dimensions": 1000}):
+        with pytest.raises(openai.BadRequestError) as caught:
+            server.embeddings.create(model="m", **bad)
+        assert caught.value.body["type"] == "invalid_request_error"
+        assert caught.value.body["message"]
+
+
+def test_the_server_has_less_than_60_lines():
+    assert len((EXAMPLES / "openai_server.py").read_text().splitlines()) < 60
+
+
+def test_the_worker_pool_gives_the_rows_of_one_process(tiny, bert, tmp_path):
+    texts = [f"text {i} and its words" for i in range(150)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), "utf-8")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "worker_pool.py", tiny("bert-mean"), "texts.txt", "rows.npy"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "150 rows from 2 processes\n", done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), bert.encode(texts))
+
+
+def test_the_notebook_runs(minilm, monkeypatch, capsys):
+    monkeypatch.setenv("MODEL", os.fspath(minilm))
+    runpy.run_path(str(EXAMPLES / "notebook.py"))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("Plants make sugar from light and water.")
+    assert printed[-1].startswith("5 texts, ")
+
+
+def test_prometheus_reads_the_counters(tiny):
+    client = pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
+    example = load("prometheus")
+    with Embedder(tiny("bert-mean"), n_threads=1) as embedder:
+        registry = client.CollectorRegistry()
+        registry.register(example.EmbedderCollector(embedder, "tiny"))
+        embedder.encode(["a", "b", "c"])
+        assert registry.get_sample_value("ggembed_texts_total", {"model": "tiny"}) == 3
+        assert registry.get_sample_value("ggembed_texts_queued", {"model": "tiny"}) == 0
+        text = client.generate_latest(registry).decode()
+    assert 'ggembed_seconds_computing_total{model="tiny"}' in text
