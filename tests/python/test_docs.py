@@ -80,6 +80,7 @@ def media_files_here(tmp_path, monkeypatch):
         ("docs/text.md", 6, True),
         ("docs/speed.md", 5, True),
         ("docs/devices.md", 3, True),
+        ("docs/service.md", 4, True),
         ("docs/media.md", 7, False),
     ],
 )
