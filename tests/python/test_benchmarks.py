@@ -6,6 +6,7 @@ import importlib
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,3 +168,23 @@ def test_work_follows_from_the_shapes_of_the_products(harness):
     scores_and_values = 2 * sum(2 * 2 * 4 * n for n in (1, 2, 3))  # 2 products, 2 heads of 4
     expected = 2 * products(matrices, 3) + products(forward, 3) + products(forward, 1)
     assert packing.flop(shape, [[3]], whole=False) == expected + 2 * scores_and_values
+
+
+def test_concurrent_callers_get_the_rows_of_one_call(harness, bert):
+    concurrency = harness("concurrency")
+    texts = [f"caller {i} and " + "more words " * (i % 5) for i in range(40)]
+    args = SimpleNamespace(callers=4, coroutines=20, rounds=2)
+    results = concurrency.throughput(bert, texts, args) + concurrency.latency(bert, "a query", 10)
+    assert [result["case"] for result in results] == [
+        "one call",
+        "threads",
+        "coroutines",
+        "query, bare pass",
+        "query, encode",
+        "query, aencode",
+        "query, forward",
+    ]
+    assert all(result["min_cosine"] > 0.99999 for result in results[:3])
+    assert results[0]["ratio"] == results[3]["ratio"] == 1
+    assert results[6]["ratio"] < 1
+    assert {result["n_tokens"] for result in results[:3]} == {int(bert.count_tokens(texts).sum())}
