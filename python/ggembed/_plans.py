@@ -156,10 +156,12 @@ async def _do(step: Step, engine: _native.Engine) -> Any:
 
 
 async def _encode(step: Encoding, engine: _native.Engine) -> EmbedError | None:
+    submit = partial(step.submit, engine)
+    if step.progress is None:
+        return await _requests.compute(engine, submit)
     n_tokens = int(step.tokens.offsets()[-1])
-    if step.progress is not None:
-        step.progress(0, n_tokens)
-    ended = await _requests.compute(engine, partial(step.submit, engine))
-    if step.progress is not None and ended is None:
+    step.progress(0, n_tokens)
+    ended = await _requests.compute(engine, submit)
+    if ended is None:
         step.progress(n_tokens, n_tokens)
     return ended

@@ -291,6 +291,60 @@ def test_a_full_queue_is_waited_for_in_order(bert, monkeypatch):
     np.testing.assert_array_equal(found, bert.encode(texts[:4] + texts[5:]))
 
 
+def test_a_small_queue_serves_all_loops_whoever_leaves(tiny, monkeypatch):
+    waited, plain = [], _requests._Waiter
+    monkeypatch.setattr(_requests, "_Waiter", lambda loop: waited.append(1) or plain(loop))
+    texts = [f"caller {i} has a few words" for i in range(300)]
+    with Embedder(tiny("bert-mean"), n_threads=1) as embedder:
+        expected = embedder.encode(texts)
+        model, engine = embedder._live()
+        small = _native.Engine(model, attention="default", n_threads=1, max_queued_tokens=128)
+        embedder._handles = model, small
+        wrong = []
+
+        async def main(seed):
+            rng = np.random.default_rng(seed)
+            tasks = [asyncio.ensure_future(embedder.aencode(text)) for text in texts]
+            leaving = set(rng.choice(len(texts), 60, replace=False).tolist())
+            for i in leaving:
+                await asyncio.sleep(0)
+                tasks[i].cancel()
+            found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+            for i, row in enumerate(found):
+                if isinstance(row, asyncio.CancelledError):
+                    wrong.extend([] if i in leaving else [i])
+                elif not np.array_equal(row, expected[i]):
+                    wrong.append((i, row))
+
+        threads = [threading.Thread(target=asyncio.run, args=(main(s),)) for s in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(90)
+        assert wrong == []
+        assert not any(thread.is_alive() for thread in threads)
+        assert len(waited) > 100
+        assert not _requests._rooms[small].waiting
+        engine.close()
+
+
+def test_closing_at_any_moment_ends_all_callers(tiny):
+    rng = np.random.default_rng(0)
+    for delay in rng.uniform(0, 0.02, 8):
+        embedder = Embedder(tiny("bert-mean"), n_threads=1)
+
+        async def main(embedder=embedder, delay=delay):
+            calls = [embedder.aencode("the answer " * (1 + i % 99)) for i in range(200)]
+            tasks = asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.sleep(delay)
+            embedder.close()
+            return await asyncio.wait_for(tasks, 60)
+
+        found = asyncio.run(main())
+        assert {type(one) for one in found} <= {np.ndarray, ClosedError}
+    assert n_pending() == 0
+
+
 def test_a_bulk_job_does_not_block_the_loop(tiny):
     with Embedder(tiny("bert-mean"), n_threads=1) as embedder:
 
