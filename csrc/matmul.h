@@ -39,7 +39,7 @@ struct MatmulKernel {
 };
 
 // The kernels for a type that this CPU can run, the best first; NULL after the last, and for the first where upstream's
-// own kernel serves as well or better. Those of ARM are upstream's.
+// own kernel serves as well or better. None for ARM, where upstream has kernels for dotprod and i8mm.
 const MatmulKernel *matmul_kernel(WeightType type, size_t i = 0) noexcept;
 
 inline size_t n_panels(const MatmulKernel &kernel, size_t n_out) {
