@@ -1,6 +1,6 @@
-"""Tokens/s of whole models with our matrix kernels and with llama.cpp's, by type of weights and length.
+"""Tokens/s of whole models with our matrix kernels and with llama.cpp's, by weights and length.
 
-    python benchmarks/cpu_kernels.py                          # MiniLM in many types, the v5-small shape in some
+    python benchmarks/cpu_kernels.py             # MiniLM in many types, the v5-small shape in some
     python benchmarks/cpu_kernels.py --model minilm-q8_0 --length 8,128 --rounds 9
 
 Both load the same file in one process and take turns; medians count. Other types of MiniLM than
