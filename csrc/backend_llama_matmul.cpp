@@ -49,7 +49,7 @@ size_t n_in(const ggml_tensor *weights) {
 struct Shares {
     static constexpr size_t cache_bytes = 256 << 10;
     static constexpr size_t shares_per_thread = 4;
-    static constexpr size_t token_step = 56; // whole blocks of every kernel
+    static constexpr size_t token_step = 56; // tokens of a share are a multiple of it: some tiles of a kernel
 
     Shares(const MatmulKernel &kernel, const MatmulTask &task, size_t n_threads)
         : all_panels(n_panels(kernel, task.n_out)), all_tokens(task.n_tokens) {
