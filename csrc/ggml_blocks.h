@@ -57,7 +57,8 @@ inline void read_nibbles(const uint8_t *bytes, WeightBlock &block) {
 // And one more bit for each from 4 bytes.
 inline void read_fifth_bits(const uint8_t *bytes, WeightBlock &block) {
     for (size_t i = 0; i < block_values; ++i) {
-        block.values[i] = static_cast<uint8_t>(block.values[i] | (bytes[i / 8] >> i % 8 & 1U) << 4U);
+        block.values[i] =
+            static_cast<uint8_t>(block.values[i] | (static_cast<uint32_t>(bytes[i / 8]) >> i % 8 & 1U) << 4U);
     }
 }
 
