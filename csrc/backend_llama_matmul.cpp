@@ -8,7 +8,6 @@
 #include <traits.h>
 
 #include <algorithm>
-#include <array>
 
 namespace gge {
 namespace {
@@ -52,28 +51,26 @@ struct Shares {
     static constexpr size_t token_step = 56; // tokens of a share are a multiple of it: some tiles of a kernel
 
     Shares(const MatmulKernel &kernel, const MatmulTask &task, size_t n_threads)
-        : all_panels(n_panels(kernel, task.n_out)), all_tokens(task.n_tokens) {
+        : all_panels(n_panels(kernel, task.n_out)) {
         const size_t n_wanted = n_threads == 1 ? 1 : n_threads * shares_per_thread;
         const size_t panel_bytes = kernel.packed_size(kernel.n_panel, task.n_in);
         n_panels_each = std::clamp<size_t>(cache_bytes / panel_bytes, 1, std::max<size_t>(1, all_panels / n_wanted));
-        const size_t n_columns = (all_panels + n_panels_each - 1) / n_panels_each;
+        n_columns = (all_panels + n_panels_each - 1) / n_panels_each;
         const size_t n_parts = (n_wanted + n_columns - 1) / n_columns;
-        n_tokens_each = (all_tokens + n_parts - 1) / n_parts;
-        n_tokens_each = (n_tokens_each + token_step - 1) / token_step * token_step;
-        n_shares = n_columns * ((all_tokens + n_tokens_each - 1) / n_tokens_each);
+        n_tokens_each = round_up((task.n_tokens + n_parts - 1) / n_parts, token_step);
+        n_shares = n_columns * ((task.n_tokens + n_tokens_each - 1) / n_tokens_each);
     }
 
     void run(const MatmulKernel &kernel, const MatmulTask &task, size_t share) const {
-        const size_t n_columns = (all_panels + n_panels_each - 1) / n_panels_each;
         const size_t panel = share % n_columns * n_panels_each;
         const size_t token = share / n_columns * n_tokens_each;
         kernel.multiply(task, panel, std::min(panel + n_panels_each, all_panels), token,
-                        std::min(token + n_tokens_each, all_tokens));
+                        std::min(token + n_tokens_each, task.n_tokens));
     }
 
     size_t all_panels;
-    size_t all_tokens;
     size_t n_panels_each;
+    size_t n_columns;
     size_t n_tokens_each;
     size_t n_shares;
 };

