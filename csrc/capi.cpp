@@ -82,6 +82,22 @@ gge::InputPart read_part(const gge_part &part, int64_t i) {
     return {part.kind, {reinterpret_cast<const char *>(part.text), static_cast<size_t>(part.n_bytes)}, nullptr};
 }
 
+void submit(const std::shared_ptr<gge::Engine> &engine, std::shared_ptr<const gge::Tokens> tokens,
+            const gge::EncodeOptions &options, const gge::RowsOut &out, gge_done_fn on_done, void *done_data,
+            gge_request *&request) {
+    auto made = std::make_unique<gge_request>();
+    made->engine = engine;
+    made->job = engine->prepare(std::move(tokens), options, out, on_done, done_data);
+    request = made.get(); // from here on an on_done may finish it
+    try {
+        engine->submit(std::shared_ptr<gge::Job>(made->job));
+    } catch (...) {
+        request = nullptr;
+        throw;
+    }
+    static_cast<void>(made.release());
+}
+
 } // namespace
 
 extern "C" {
@@ -337,25 +353,37 @@ gge_status gge_encode(gge_engine *engine, const gge_tokens *tokens, const gge_en
     });
 }
 
+gge_status gge_encode_texts(gge_engine *engine, const uint8_t *bytes, const int64_t *offsets, int64_t n_texts,
+                            const gge_tokenize_options *how, const gge_encode_options *opts, void *out, int64_t n_rows,
+                            int64_t row_stride, gge_error *err) {
+    return gge::guard(err, [&] {
+        gge::Engine &found = *usable(engine, "engine").engine;
+        found.encode(gge::tokenize(found.model(), {bytes, offsets, n_texts}, gge::read_options(how)),
+                     gge::read_options(opts), {out, n_rows, row_stride});
+    });
+}
+
 gge_status gge_submit(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, void *out,
                       int64_t n_rows, int64_t row_stride, gge_done_fn on_done, void *done_data, gge_request **request,
                       gge_error *err) {
     return gge::guard(err, [&] {
         need(request, "request") = nullptr;
-        const std::shared_ptr<gge::Engine> shared = usable(engine, "engine").engine;
-        const std::shared_ptr<gge::Job> job = shared->prepare(usable(tokens, "tokens").tokens, gge::read_options(opts),
-                                                              {out, n_rows, row_stride}, on_done, done_data);
-        auto made = std::make_unique<gge_request>();
-        made->engine = shared;
-        made->job = job;
-        *request = made.get(); // from here on an on_done may finish it
-        try {
-            shared->submit(job);
-        } catch (...) {
-            *request = nullptr;
-            throw;
-        }
-        static_cast<void>(made.release());
+        submit(usable(engine, "engine").engine, usable(tokens, "tokens").tokens, gge::read_options(opts),
+               {out, n_rows, row_stride}, on_done, done_data, *request);
+    });
+}
+
+gge_status gge_submit_texts(gge_engine *engine, const uint8_t *bytes, const int64_t *offsets, int64_t n_texts,
+                            const gge_tokenize_options *how, const gge_encode_options *opts, void *out, int64_t n_rows,
+                            int64_t row_stride, gge_done_fn on_done, void *done_data, gge_request **request,
+                            gge_error *err) {
+    return gge::guard(err, [&] {
+        need(request, "request") = nullptr;
+        const std::shared_ptr<gge::Engine> &found = usable(engine, "engine").engine;
+        submit(found,
+               std::make_shared<const gge::Tokens>(
+                   gge::tokenize(found->model(), {bytes, offsets, n_texts}, gge::read_options(how))),
+               gge::read_options(opts), {out, n_rows, row_stride}, on_done, done_data, *request);
     });
 }
 

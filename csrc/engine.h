@@ -24,6 +24,8 @@ public:
     Engine(const Engine &) = delete;
     Engine &operator=(const Engine &) = delete;
 
+    const std::shared_ptr<const Model> &model() const noexcept { return model_; }
+
     // Blocks until the rows are there, borrowing tokens meanwhile. Any number of threads. Throws Error.
     void encode(const Tokens &tokens, const EncodeOptions &options, const RowsOut &out);
 

@@ -624,6 +624,14 @@ typedef struct gge_encode_options {
 gge_status gge_encode(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, void *out,
                       int64_t n_rows, int64_t row_stride, gge_error *err);
 
+/*
+ * gge_tokenize and gge_encode in one, for calls so short that it matters how often their program enters the library.
+ * how: as opts of gge_tokenize. Statuses: those of both. Any thread; in an on_done of the engine it is GGE_E_BUSY.
+ */
+gge_status gge_encode_texts(gge_engine *engine, const uint8_t *bytes, const int64_t *offsets, int64_t n_texts,
+                            const gge_tokenize_options *how, const gge_encode_options *opts, void *out, int64_t n_rows,
+                            int64_t row_stride, gge_error *err);
+
 /* A call of gge_submit that is not finished. */
 typedef struct gge_request gge_request;
 
@@ -650,6 +658,12 @@ typedef void (*gge_done_fn)(void *user_data);
 gge_status gge_submit(gge_engine *engine, const gge_tokens *tokens, const gge_encode_options *opts, void *out,
                       int64_t n_rows, int64_t row_stride, gge_done_fn on_done, void *done_data, gge_request **request,
                       gge_error *err);
+
+/* gge_tokenize, on this thread, and gge_submit in one. how: as opts of gge_tokenize, not borrowed. */
+gge_status gge_submit_texts(gge_engine *engine, const uint8_t *bytes, const int64_t *offsets, int64_t n_texts,
+                            const gge_tokenize_options *how, const gge_encode_options *opts, void *out, int64_t n_rows,
+                            int64_t row_stride, gge_done_fn on_done, void *done_data, gge_request **request,
+                            gge_error *err);
 
 /*
  * Waits until a request is done and its on_done has returned, reports as gge_encode does (input_status, on_input_error,

@@ -95,6 +95,30 @@ class Call:
             return self.dim, np.float32
         return row_width(self.precision, self.dim), DTYPES[self.precision]
 
+    @property
+    def settings(self) -> _native.Settings:
+        """How the engine makes the rows."""
+        return {
+            "pooling": self.pooling,
+            "truncate_dim": 0 if self.pooling == "rank" else self.dim,
+            "normalize": self.normalize,
+            "precision": "float32" if self.in_floats else self.precision,
+            "ranges": self.ranges,
+            "projection": self.projection,
+            "adapter": self.adapter,
+            "adapter_scale": self.adapter_scale,
+        }
+
+    def cutting(self, prompt: bytes) -> _native.Cutting:
+        """How texts with a prompt in front become tokens."""
+        return {
+            "prompt": prompt,
+            "end_token": self.end_token,
+            "max_tokens": self.max_tokens,
+            "overflow": self.overflow,
+            "n_threads": self.n_threads,
+        }
+
 
 @dataclass(frozen=True)
 class Target:
@@ -119,14 +143,10 @@ def tokenize(
         model,
         data,
         offsets,
-        prompt=prompt,
-        end_token=call.end_token,
-        max_tokens=call.max_tokens,
-        overflow=call.overflow,
         want_original=call.collects or call.reports,
-        n_threads=call.n_threads,
         parts=parts,
         errors=errors,
+        **call.cutting(prompt),
     )
 
 
@@ -190,28 +210,16 @@ class Encoding:
             self.rows,
             progress=self.progress,
             errors=self.errors,
-            **self._settings(),
+            **self.call.settings,
         )
 
     def submit(
         self, engine: _native.Engine, on_done: Callable[[_native.Request], None]
     ) -> _native.Request:
         """Starts to compute the rows."""
-        settings = self._settings()
-        return engine.submit(self.tokens, self.rows, on_done, errors=self.errors, **settings)
-
-    def _settings(self) -> _native.Settings:
-        call = self.call
-        return {
-            "pooling": call.pooling,
-            "truncate_dim": 0 if call.pooling == "rank" else call.dim,
-            "normalize": call.normalize,
-            "precision": "float32" if call.in_floats else call.precision,
-            "ranges": call.ranges,
-            "projection": call.projection,
-            "adapter": call.adapter,
-            "adapter_scale": call.adapter_scale,
-        }
+        return engine.submit(
+            self.tokens, self.rows, on_done, errors=self.errors, **self.call.settings
+        )
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,7 @@ class Gathered:
         self.is_done = np.zeros(n_inputs, np.bool_)
         self._call = call
         self._rows = rows
-        self._check = check
+        self.check = check
         if rows is not None and call.collects:
             rows[:] = np.nan if rows.dtype.kind == "f" else 0
 
@@ -301,7 +309,7 @@ class Gathered:
         errors: those that tokenising has found, counted from the first of these inputs.
         """
         try:
-            self._check()
+            self.check()
         except (AbortedError, ClosedError) as err:
             self.end(err)
             return False

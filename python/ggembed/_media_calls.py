@@ -60,7 +60,6 @@ class MediaOptions:
     auto: bool
     n_threads: int
     modalities: frozenset[str]  # of the towers
-    check: Callable[[], None]  # raises if the call is to end
 
 
 def as_inputs(
@@ -128,11 +127,15 @@ def run(
     single: bool,
     out: npt.NDArray[Any] | None,
     options: MediaOptions,
+    check: Callable[[], None],
 ) -> npt.NDArray[Any] | TokenRows | Encoded:
-    """Computes the rows of inputs that may hold media, in the form that was asked for."""
+    """Computes the rows of inputs that may hold media, in the form that was asked for.
+
+    check: raises to end the call.
+    """
     target = None if call.by_token else allocate(call, len(items), single, out)
     rows = None if target is None else target.rows
-    gathered = Gathered(call, len(items), rows, options.check)
+    gathered = Gathered(call, len(items), rows, check)
     with progress_of(call, "inputs") as progress:
         _Work(call, handles, options, items, gathered).run(progress)
     starts = gathered.starts()
@@ -195,7 +198,7 @@ class _Work:
     def run(self, progress: Progress | None) -> None:
         """Computes all rows; a collecting call that is ended keeps what it has."""
         media = [part for parts in self._inputs for part in parts if isinstance(part, Medium)]
-        with _Reader(media, self._model, self._options) as reader:
+        with _Reader(media, self._model, self._options, self._gathered.check) as reader:
             try:
                 for chunk in self._chunks(reader):
                     if not self._encode(chunk, progress):
@@ -325,8 +328,13 @@ class _Reader:
     """Prepares media on threads, ahead of the one that takes them in order."""
 
     def __init__(
-        self, media: Sequence[Medium], model: _native.Model, options: MediaOptions
+        self,
+        media: Sequence[Medium],
+        model: _native.Model,
+        options: MediaOptions,
+        check: Callable[[], None],
     ) -> None:
+        self._check = check
         self._media = media
         self._model = model
         self._options = options
@@ -363,7 +371,7 @@ class _Reader:
         with self._changed:
             while self._taken not in self._ready:
                 self._changed.wait(WAKE_S)
-                self._options.check()
+                self._check()
             found = self._ready.pop(self._taken)
             self._taken += 1
             self._n_bytes -= _size(found)

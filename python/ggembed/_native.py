@@ -200,14 +200,17 @@ class Library:
             opts.on_input_error = self._on_input_error
         return handle
 
-    def submit(self, submit: Callable[..., int], request: Request) -> int:
+    def submit(self, submit: Callable[..., int], request: Request, *what: Any) -> None:
         """Starts a request, which is kept with all that it writes to until it is done."""
         number = next(self._request_numbers)
         self._requests[number] = request
-        status = submit(self._on_done, self.ffi.cast("void *", number))
+        out, err = self.ffi.new("gge_request **"), self.error()
+        done = self._on_done, self.ffi.cast("void *", number)
+        status = submit(*what, *done, out, err)
         if status != 0:
             del self._requests[number]
-        return status
+            check(status, err)
+        request.pointer = out[0]
 
     def exception(self, status: int, message: str, index: int) -> EmbedError:
         """The exception of a status."""
@@ -501,20 +504,21 @@ class Tokens:
         """
         lib = library()
         ffi = lib.ffi
-        opts = lib.struct("gge_tokenize_options")
-        prompt_chars = ffi.from_buffer("uint8_t[]", prompt)
-        opts.prompt, opts.prompt_bytes = prompt_chars, len(prompt)
+        opts, alive = _tokenize_options(
+            lib,
+            prompt=prompt,
+            end_token=end_token,
+            max_tokens=max_tokens,
+            overflow=overflow,
+            n_threads=n_threads,
+        )
         opts.add_special = lib.lib.GGE_ON if add_special else lib.lib.GGE_OFF
         opts.parse_special = lib.lib.GGE_ON if parse_special else lib.lib.GGE_OFF
-        opts.end_token = 0 if end_token is None else end_token + 1
-        opts.max_tokens = max_tokens
-        opts.overflow = getattr(lib.lib, f"GGE_OVERFLOW_{overflow.upper()}")
-        opts.n_threads = n_threads
         n_texts = (len(offsets) - 1) // (2 if pairs else 1)
         self.truncated: npt.NDArray[np.bool_] | None = None
         self.n_tokens_original: npt.NDArray[np.int64] | None = None
         call = Call(errors=errors)
-        alive = [lib.arm(opts, call)]
+        alive.append(lib.arm(opts, call))
         if max_tokens:
             cut = np.zeros(n_texts, np.int32)
             opts.truncated = lib.writable("int32_t[]", cut, alive)
@@ -553,6 +557,29 @@ class Tokens:
         return ids
 
 
+class Cutting(TypedDict):
+    """How texts become tokens."""
+
+    prompt: bytes
+    end_token: int | None
+    max_tokens: int
+    overflow: str
+    n_threads: int
+
+
+def _tokenize_options(lib: Library, **cutting: Unpack[Cutting]) -> tuple[Any, list[Any]]:
+    """A gge_tokenize_options, and what must live as long as it."""
+    opts = lib.struct("gge_tokenize_options")
+    prompt, end_token = cutting["prompt"], cutting["end_token"]
+    prompt_chars = lib.ffi.from_buffer("uint8_t[]", prompt)
+    opts.prompt, opts.prompt_bytes = prompt_chars, len(prompt)
+    opts.end_token = 0 if end_token is None else end_token + 1
+    opts.max_tokens = cutting["max_tokens"]
+    opts.overflow = getattr(lib.lib, f"GGE_OVERFLOW_{cutting['overflow'].upper()}")
+    opts.n_threads = cutting["n_threads"]
+    return opts, [prompt_chars]
+
+
 class Settings(TypedDict, total=False):
     """How the rows of a call are made of its tokens."""
 
@@ -566,8 +593,8 @@ class Settings(TypedDict, total=False):
     adapter_scale: float
 
 
-def _encode_options(lib: Library, call: Call, settings: Settings) -> tuple[Any, list[Any]]:
-    """A gge_encode_options, and what must live as long as it."""
+def _encode_options(lib: Library, settings: Settings) -> tuple[Any, list[Any]]:
+    """A gge_encode_options without callbacks, and what must live as long as it."""
     opts = lib.struct("gge_encode_options")
     opts.pooling = getattr(lib.lib, f"GGE_POOLING_{settings['pooling'].upper()}")
     opts.truncate_dim = settings.get("truncate_dim", 0)
@@ -576,7 +603,7 @@ def _encode_options(lib: Library, call: Call, settings: Settings) -> tuple[Any, 
     opts.output_type = getattr(lib.lib, f"GGE_OUTPUT_{precision.upper()}")
     opts.adapter = settings.get("adapter", 0)
     opts.adapter_scale = settings.get("adapter_scale", 1.0)
-    alive = [lib.arm(opts, call)]
+    alive: list[Any] = []
     if (ranges := settings.get("ranges")) is not None:
         opts.ranges = lib.floats(ranges, alive)
     if (projection := settings.get("projection")) is not None:
@@ -597,17 +624,14 @@ def _outcome(status: int, err: Any, call: Call) -> EmbedError | None:
 
 
 class Request:
-    """Owner of a gge_request, from `Engine.submit` to `finish`, which must come once it is done."""
+    """Owner of a gge_request, until `finish`, which must come once it is done."""
 
-    def __init__(self, call: Call, on_done: Callable[[Request], None]) -> None:
+    def __init__(self, call: Call, on_done: Callable[[Request], None], *alive: Any) -> None:
+        """alive: what the engine writes to and reads until the request is finished."""
         self.pointer: Any = None
         self.on_done = on_done
         self._call = call
-        self._alive: tuple[Any, ...] = ()
-
-    def keep(self, *things: Any) -> None:
-        """Keeps what the engine writes to and reads until the request is finished."""
-        self._alive = things
+        self._alive = alive
 
     def abort(self) -> None:
         """Asks for the end of a request that is not finished."""
@@ -670,7 +694,8 @@ class Engine:
         """
         lib = library()
         call = Call(progress, errors)
-        opts, alive = _encode_options(lib, call, settings)
+        opts, alive = _encode_options(lib, settings)
+        alive.append(lib.arm(opts, call))
         err = lib.error()
         status = lib.lib.gge_encode(
             self.pointer, tokens.pointer, opts, address(out), len(out), row_stride(out), err
@@ -695,36 +720,71 @@ class Engine:
         lib = library()
         call = Call(errors=errors)
         call.wants_abort = False
-        opts, alive = _encode_options(lib, call, settings)
-        request, out_pointer, err = (
-            Request(call, on_done),
-            lib.ffi.new("gge_request **"),
-            lib.error(),
-        )
-        request.keep(out, alive)
-
-        def submit(done: Any, done_data: Any) -> int:
-            status: int = lib.lib.gge_submit(
-                self.pointer,
-                tokens.pointer,
-                opts,
-                address(out),
-                len(out),
-                row_stride(out),
-                done,
-                done_data,
-                out_pointer,
-                err,
-            )
-            return status
-
-        check(lib.submit(submit, request), err, call)
-        request.pointer = out_pointer[0]
+        opts, alive = _encode_options(lib, settings)
+        alive.append(lib.arm(opts, call))
+        request = Request(call, on_done, out, alive)
+        what = tokens.pointer, opts, address(out), len(out), row_stride(out)
+        lib.submit(lib.lib.gge_submit, request, self.pointer, *what)
         return request
 
     def abort(self) -> None:
         """Ends the calls that are queued or running."""
         library().lib.gge_engine_abort(self.pointer)
+
+
+class TextCall:
+    """Calls with one text each and the same options, which are filled in once."""
+
+    def __init__(self, engine: Engine, cutting: Cutting, settings: Settings) -> None:
+        self._lib = lib = library()
+        self._engine = engine.pointer
+        self._cuts = cutting["max_tokens"] > 0
+        self._how, *self._alive = _tokenize_options(lib, **cutting)
+        self._opts, more = _encode_options(lib, settings)
+        self._alive.append(more)
+        self._error_type = lib.ffi.typeof("gge_error *")
+        self._bytes_type = lib.ffi.typeof("uint8_t[]")
+        self._offsets_type = lib.ffi.typeof("int64_t[2]")
+        self._how_type = lib.ffi.typeof("gge_tokenize_options *")
+        self._opts_type = lib.ffi.typeof("gge_encode_options *")
+
+    def flag(self) -> Any:
+        """What a call says in whether it has cut its text; None if it cuts none."""
+        return self._lib.ffi.new("int32_t *") if self._cuts else None
+
+    def encode(self, text: bytes, row: npt.NDArray[Any], flag: Any) -> None:
+        """Fills a row, whose layout the caller has checked."""
+        lib = self._lib
+        call, opts = None, self._opts
+        if threading.current_thread() is threading.main_thread():  # where Ctrl-C arrives
+            call = Call()
+            opts = lib.ffi.new(self._opts_type, opts[0])
+            alive = lib.arm(opts, call)
+        err = lib.ffi.new(self._error_type)
+        status = lib.lib.gge_encode_texts(*self._arguments(text, opts, row, flag), err)
+        if call is not None:
+            del alive
+        check(status, err, call)
+
+    def submit(
+        self, text: bytes, row: npt.NDArray[Any], flag: Any, on_done: Callable[[Request], None]
+    ) -> Request:
+        """Starts to fill a row, as `Engine.submit` does."""
+        request = Request(Call(), on_done, self._alive, row)
+        arguments = self._arguments(text, self._opts, row, flag)
+        self._lib.submit(self._lib.lib.gge_submit_texts, request, *arguments)
+        return request
+
+    def _arguments(
+        self, text: bytes, opts: Any, row: npt.NDArray[Any], flag: Any
+    ) -> tuple[Any, ...]:
+        ffi, how = self._lib.ffi, self._how
+        if flag is not None:
+            how = ffi.new(self._how_type, how[0])
+            how.truncated = flag
+        start = ffi.from_buffer(self._bytes_type, text)
+        offsets = ffi.new(self._offsets_type, (0, len(text)))
+        return self._engine, start, offsets, 1, how, opts, ffi.from_buffer(row), 1, len(row)
 
 
 def address(array: npt.NDArray[Any]) -> Any:

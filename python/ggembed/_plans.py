@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy.typing as npt
 
 from . import _buffers, _media_calls, _native, _requests, _text_calls
 from ._calls import Ahead, Call, Encoding, Next, Step, Steps, Work, drive
+from ._single_texts import SingleTexts, is_short_text
 from .errors import AbortedError, EmbedError
 from .results import Encoded, TokenRows
 from .stream import on_a_thread
@@ -25,25 +26,46 @@ _BYTES_ON_LOOP = 1 << 14
 _ITEMS_ON_LOOP = 64
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A call of encode or aencode."""
+class Settled(NamedTuple):
+    """What the options of a call come to, whatever its inputs are."""
 
     call: Call
+    media: _media_calls.MediaOptions
+    single: SingleTexts | None  # for calls on one text, where they are enough
+
+
+class Plan(NamedTuple):
+    """A call of encode or aencode."""
+
+    settled: Settled
     handles: tuple[_native.Model, _native.Engine]
     inputs: object
     out: npt.NDArray[Any] | None
-    media: _media_calls.MediaOptions
+    check: Callable[[], None]  # raises if the call is to end
+
+    @property
+    def call(self) -> Call:
+        return self.settled.call
+
+    @property
+    def media(self) -> _media_calls.MediaOptions:
+        return self.settled.media
 
     def run(self) -> Result:
         """Computes the rows on this thread."""
+        single, inputs = self.settled.single, self.inputs
+        if single is not None and is_short_text(inputs):
+            return single.encode(inputs, self.out)
         given = self._read()
         if isinstance(given, _buffers.Texts):
             return drive(self._steps(given), self.handles[1])
-        return _media_calls.run(self.call, self.handles, *given, self.out, self.media)
+        return _media_calls.run(self.call, self.handles, *given, self.out, self.media, self.check)
 
     async def arun(self) -> Result:
         """Computes the rows, while the loop does other things."""
+        single, inputs = self.settled.single, self.inputs
+        if single is not None and is_short_text(inputs):
+            return await single.aencode(inputs, self.out)
         given = self._read() if _is_short(self.inputs) else await on_a_thread(self._read)
         if isinstance(given, _buffers.Texts):
             return await _adrive(self._steps(given), self.handles[1])
@@ -58,7 +80,7 @@ class Plan:
         )
 
     def _steps(self, texts: _buffers.Texts) -> Steps[Result]:
-        return _text_calls.steps(self.call, self.handles, texts, self.out, self.media.check)
+        return _text_calls.steps(self.call, self.handles, texts, self.out, self.check)
 
     async def _run_media(self, items: list[Any], single: bool) -> Result:
         """Decodes and computes on a thread of the loop's pool, until this is cancelled."""
@@ -67,18 +89,17 @@ class Plan:
         def check() -> None:
             if is_cancelled.is_set():
                 raise AbortedError("the task was cancelled")
-            self.media.check()
+            self.check()
 
         def progress(done: int, total: int) -> None:
             check()
             if self.call.progress is not None:
                 self.call.progress(done, total)
 
-        call, media = replace(self.call, progress=progress), replace(self.media, check=check)
+        call = replace(self.call, progress=progress)
+        what = call, self.handles, items, single, self.out, self.media, check
         try:
-            return await on_a_thread(
-                partial(_media_calls.run, call, self.handles, items, single, self.out, media)
-            )
+            return await on_a_thread(partial(_media_calls.run, *what))
         finally:
             is_cancelled.set()
 

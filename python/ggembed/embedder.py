@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -40,7 +40,8 @@ from ._calls import (
 from ._hub_names import Modality
 from ._info import describe, describe_engine, engine_stats
 from ._machine import n_cpus
-from ._plans import Plan
+from ._plans import Plan, Settled
+from ._single_texts import SingleTexts
 from ._text_calls import run_pairs
 from .errors import AbortedError, ClosedError, EmbedError, UnsupportedError, moved
 from .media import MediaLimits
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 _Name = TypeVar("_Name", Pooling, Attention)
 
 _MAX_MEDIA_THREADS = 16  # by default
+_MOST_SETTLED = 256  # sets of options that an Embedder keeps checked
 
 
 class Embedder:
@@ -204,6 +206,7 @@ class Embedder:
     ) -> None:
         given = dict(locals())
         self._handles: tuple[_native.Model, _native.Engine] | None = None
+        self._settled: dict[tuple[Any, ...], Settled] = {}  # by options that are plain
         self._pid = os.getpid()
         chosen_pooling = _choice("pooling", pooling, Pooling)
         chosen_attention = _choice("attention", attention, Attention)
@@ -422,6 +425,7 @@ class Embedder:
         ggembed.errors.ClosedError: this Embedder is closed
         """
         handles, self._handles = self._handles, None
+        self._settled.clear()
         if handles is not None:
             handles[1].close()
 
@@ -457,6 +461,7 @@ class Embedder:
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         self._max_tokens = self._checked_limit(value)
+        self._settled.clear()
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -688,8 +693,9 @@ class Embedder:
         >>> encoded.n_tokens.tolist(), encoded.truncated.tolist()
         ([7], [False])
         """
-        given = {name: value for name, value in locals().items() if name != "self"}
-        return self._plan(**given).run()
+        given = locals()
+        options = {name: given[name] for name, d in _USUAL.items() if given[name] is not d}
+        return self._plan(inputs, **options).run()
 
     @overload
     def encode_query(self, inputs: Inputs, **options: Unpack[EncodeOptions]) -> FloatArray: ...
@@ -1192,6 +1198,23 @@ class Embedder:
         self,
         inputs: Inputs,
         *,
+        out: npt.NDArray[Any] | None = None,
+        **options: Any,
+    ) -> Plan:
+        """A call of encode or aencode, with its arguments checked."""
+        handles, key = self._live(), tuple(options.items())
+        settled = self._settled.get(key) if _is_plain(options) else None
+        if settled is None:
+            settled = self._settle(**options)
+            if _is_plain(options):
+                if len(self._settled) == _MOST_SETTLED:
+                    self._settled.clear()
+                self._settled[key] = settled
+        return Plan(settled, handles, inputs, out, self._until_ended())
+
+    def _settle(
+        self,
+        *,
         prompt: str | None = None,
         prompt_name: str | None = None,
         task: str | None = None,
@@ -1211,13 +1234,11 @@ class Embedder:
         media_template: MediaTemplate | None = None,
         batch_size: int | None = None,  # noqa: ARG002
         show_progress_bar: bool = False,
-        out: npt.NDArray[Any] | None = None,
         progress: Progress | None = None,
-    ) -> Plan:
-        """A call of encode or aencode, with its arguments checked."""
+    ) -> Settled:
+        """What the options of encode come to, checked."""
         one_of("precision", precision, tuple(DTYPES))
         one_of("on_error", on_error, ("raise", "collect"))
-        handles = self._live()
         if self._info.pooling is Pooling.RANK:
             raise UnsupportedError(
                 "this model is a reranker: use rank(query, documents), or choose another pooling"
@@ -1260,9 +1281,9 @@ class Embedder:
             auto=auto,
             n_threads=self._media_threads,
             modalities=frozenset(tower.modality for tower in self._info.towers),
-            check=self._until_ended(),
         )
-        return Plan(call, handles, inputs, out, media)
+        serves = SingleTexts.serve(call) and not auto
+        return Settled(call, media, SingleTexts(call, self._live()[1]) if serves else None)
 
     def _live(self) -> tuple[_native.Model, _native.Engine]:
         """The native handles, which the caller keeps alive while it uses them."""
@@ -1365,6 +1386,14 @@ class Embedder:
         if (message := profiles.untrained_dim_warning(self._info, dim)) is not None:
             warn(message)
         return dim
+
+
+_USUAL: Mapping[str, Any] = MappingProxyType(Embedder.encode.__kwdefaults__ or {})
+
+
+def _is_plain(options: Mapping[str, Any]) -> bool:
+    """Whether equal options are the same, and a call with them warns of nothing."""
+    return all(isinstance(value, (str, bool, type(None))) for value in options.values())
 
 
 def _check_stream_options(method: str, options: AllEncodeOptions) -> None:

@@ -213,6 +213,21 @@ int main() {
                             return status == GGE_OK ? gge_request_finish(request, &err) : status;
                         }) > 0 &&
          ok;
+    ok = count_failures("gge_encode_texts", 1,
+                        [&] {
+                            return gge_encode_texts(engine, bytes, offsets, 1, nullptr, nullptr, row.data(), 1,
+                                                    info.n_embd, &err);
+                        }) > 0 &&
+         ok;
+    ok = count_failures("gge_submit_texts", 1,
+                        [&] {
+                            gge_request *request = nullptr;
+                            const gge_status status =
+                                gge_submit_texts(engine, bytes, offsets, 1, nullptr, nullptr, row.data(), 1,
+                                                 info.n_embd, nullptr, nullptr, &request, &err);
+                            return status == GGE_OK ? gge_request_finish(request, &err) : status;
+                        }) > 0 &&
+         ok;
     ok = count_failures("gge_engine_create", 7,
                         [&] {
                             gge_engine *other = nullptr;

@@ -98,6 +98,9 @@ static void null_is_refused_or_harmless(void) {
     CHECK(gge_encode(NULL, NULL, NULL, NULL, 0, 0, &err) == GGE_E_INVALID);
     CHECK(gge_submit(NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, &request, &err) == GGE_E_INVALID && request == NULL);
     CHECK(gge_submit(NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, &err) == GGE_E_INVALID);
+    CHECK(gge_encode_texts(NULL, NULL, NULL, 2, NULL, NULL, NULL, 0, 0, &err) == GGE_E_INVALID);
+    CHECK(gge_submit_texts(NULL, NULL, NULL, 2, NULL, NULL, NULL, 0, 0, NULL, NULL, &request, &err) == GGE_E_INVALID &&
+          request == NULL);
     CHECK(gge_request_finish(NULL, &err) == GGE_E_INVALID);
     CHECK(gge_engine_stats_get(NULL, &stats, &err) == GGE_E_INVALID);
     CHECK(gge_model_meta_count(NULL) == 0 && gge_model_meta_key(NULL, 0) == NULL &&
@@ -240,6 +243,34 @@ static void count_done(void *user_data) {
     ++*(int *)user_data;
 }
 
+static void texts_give_the_rows_of_their_tokens(gge_engine *engine, const float *expected, float *rows,
+                                                int32_t n_embd) {
+    static const uint8_t prompt[] = {'a', ' ', 'p', 'r', 'o', 'm', 'p', 't'};
+    const size_t n_bytes = 2 * (size_t)n_embd * sizeof(float);
+    gge_tokenize_options how = {0};
+    gge_request *request = NULL;
+    int n_done = 0;
+    how.struct_size = sizeof(how);
+    memset(rows, 0, n_bytes);
+    CHECK(gge_encode_texts(engine, bytes, offsets, 2, NULL, NULL, rows, 2, n_embd, &err) == GGE_OK);
+    CHECK(memcmp(rows, expected, n_bytes) == 0);
+    memset(rows, 0, n_bytes);
+    CHECK(gge_submit_texts(engine, bytes, offsets, 2, NULL, NULL, rows, 2, n_embd, count_done, &n_done, &request,
+                           &err) == GGE_OK);
+    CHECK(gge_request_finish(request, &err) == GGE_OK && n_done == 1);
+    CHECK(memcmp(rows, expected, n_bytes) == 0);
+    how.prompt = prompt;
+    how.prompt_bytes = sizeof(prompt);
+    CHECK(gge_encode_texts(engine, bytes, offsets, 2, &how, NULL, rows, 2, n_embd, &err) == GGE_OK);
+    CHECK(memcmp(rows, expected, n_bytes) != 0);
+    how.max_tokens = 3;
+    CHECK(gge_encode_texts(engine, bytes, offsets, 2, &how, NULL, rows, 2, n_embd, &err) == GGE_E_TOO_LONG ||
+          err.status == GGE_E_INVALID);
+    CHECK(gge_submit_texts(engine, bytes, offsets, 2, &how, NULL, rows, 2, n_embd, NULL, NULL, &request, &err) ==
+              err.status &&
+          err.status != GGE_OK && request == NULL);
+}
+
 static void requests_give_the_rows_of_calls(gge_model *model) {
     enum { n_requests = 8 };
     gge_tokens *tokens = NULL;
@@ -288,6 +319,7 @@ static void requests_give_the_rows_of_calls(gge_model *model) {
     i = gge_request_finish(requests[0], &err);
     CHECK((i == GGE_OK || i == GGE_E_ABORTED) && n_more == 1);
 
+    texts_give_the_rows_of_their_tokens(engine, rows, rows + n_values, info.n_embd);
     CHECK(gge_submit(engine, tokens, NULL, rows, 2, info.n_embd, NULL, NULL, &requests[0], &err) == GGE_OK);
     gge_engine_drain(engine);
     CHECK(gge_request_finish(requests[0], &err) == GGE_OK);

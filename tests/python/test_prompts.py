@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+from functools import partial
 
+import numpy as np
 import pytest
 from ggembed import Embedder, _prompts, profiles
 from ggembed._prompts import Prompts
@@ -272,9 +274,9 @@ def test_prompt_reaches_the_tokenizer_once(
             return encode(self, tokens, *args, **kwargs)
 
         monkeypatch.setattr(engine, "encode", spy)
-        embedder.encode_query("a text")
-        embedder.encode_document("a text")
-        embedder.encode("a text")
-        embedder.encode("a text", prompt="")
+        calls = embedder.encode_query, embedder.encode_document, embedder.encode
+        calls = [*calls, partial(embedder.encode, prompt="")]
+        for call in calls:  # a text alone takes another way
+            assert np.array_equal(call(["a text"])[0], call("a text"))
         wanted = [f"{prompt}a text" for prompt in (query, document, plain, "")]
         assert seen == [embedder.tokenize(text).tolist() for text in wanted]
