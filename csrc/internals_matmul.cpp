@@ -69,6 +69,15 @@ public:
         return out;
     }
 
+    // Rows of activations as the kernel reads them: (n_tokens, input_size) bytes
+    py::array_t<uint8_t> converted(const Rows &rows) const {
+        py::array_t<uint8_t> out({rows.shape(0), static_cast<py::ssize_t>(kernel_->input_size(n_in_))});
+        for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
+            kernel_->convert(rows.data(i, 0), n_in_, out.mutable_data(i, 0));
+        }
+        return out;
+    }
+
     // Seconds of each round.
     std::vector<double> seconds(const Rows &rows, size_t n_rounds) {
         std::vector<float> out(static_cast<size_t>(rows.shape(0)) * n_out_);
@@ -128,5 +137,6 @@ void bind_matmul(py::module_ &m) {
         .def(py::init<const std::string &, const py::bytes &, size_t, size_t, const std::string &>(), py::arg("type"),
              py::arg("weights"), py::arg("n_out"), py::arg("n_in"), py::arg("kernel"))
         .def("run", &Matmul::run, py::arg("rows"), py::arg("panel_step") = 1, py::arg("token_step") = 1000000)
+        .def("converted", &Matmul::converted, py::arg("rows"))
         .def("seconds", &Matmul::seconds, py::arg("rows"), py::arg("n_rounds"));
 }

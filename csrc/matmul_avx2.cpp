@@ -24,17 +24,16 @@ template <typename F> struct TwoProducts {
     static constexpr int largest = F::has_offset || is_centred ? 1 << (F::n_bits - 1) : (1 << F::n_bits) - 1;
     static_assert(static_cast<int>(block_values / 2 / F::n_scales) * 127 * largest <= INT16_MAX);
 
-    static int32_t both(int first, int second) {
-        return static_cast<int32_t>(static_cast<uint32_t>(second) << 16U | (static_cast<uint32_t>(first) & 0xFFFFU));
-    }
-    template <int offset> static void set_begin(int32_t *begin, const PairSums &low, const PairSums &high) {
+    template <int offset> static void set_begin(__m256i (&begin)[2], const Halves &sums) {
         constexpr int n = is_centred ? 16 : offset;
+        const auto times = [](__m256i pair_sums) { return _mm256_mullo_epi16(pair_sums, _mm256_set1_epi16(-n)); };
         if constexpr (F::n_scales == 2) {
-            begin[0] = both(-n * low.first, -n * low.second);
-            begin[1] = both(-n * high.first, -n * high.second);
+            begin[0] = times(sums.first);
+            begin[1] = times(sums.second);
         } else {
-            begin[0] = both(-n * (low.first + high.first), -n * (low.second + high.second));
-            begin[1] = n * (low.total() + high.total());
+            const __m256i both = _mm256_add_epi16(sums.first, sums.second);
+            begin[0] = times(both);
+            begin[1] = _mm256_mullo_epi32(total_of(both), _mm256_set1_epi32(n));
         }
     }
     static Ints begin(int32_t value) { return Avx2Vectors::all(F::has_offset || is_centred ? value : 0); }
@@ -52,8 +51,8 @@ template <typename F> struct SignedProducts {
     static constexpr uint8_t flipped_bits = 128;
     static constexpr size_t n_tokens = 6;
 
-    template <int offset> static void set_begin(int32_t *begin, const PairSums & /*low*/, const PairSums & /*high*/) {
-        begin[0] = begin[1] = 0;
+    template <int offset> static void set_begin(__m256i (&begin)[2], const Halves & /*sums*/) {
+        begin[0] = begin[1] = _mm256_setzero_si256();
     }
     static Ints begin(int32_t /*value*/) { return _mm256_setzero_si256(); }
     static Ints add(Ints sum, Ints q, Ints x) {

@@ -65,67 +65,112 @@ template <typename Isa, typename F> struct Int8Products {
 
 // ---------------------------------------------------------------- activations
 
-// NaN if one of them is: as integers, the bits of NaN are above all others.
-inline float largest_of(const __m256 (&values)[4]) {
-    const __m256i no_sign = _mm256_set1_epi32(INT32_MAX);
-    __m256i bits = _mm256_setzero_si256();
-    for (const __m256 &value : values) {
-        bits = _mm256_max_epi32(bits, _mm256_and_si256(_mm256_castps_si256(value), no_sign));
-    }
-    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
-    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xB1));
-    return _mm_cvtss_f32(_mm_castsi128_ps(four));
-}
+constexpr size_t n_together = 8; // blocks that are rounded at a time: what is found in one is a lane
 
-// Sums of 16 activations: of the values 0 and 1 of each four, and of the values 2 and 3.
-struct PairSums {
-    int first;
-    int second;
-
-    explicit PairSums(__m128i pairs) {
-        pairs = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0x4E));
-        pairs = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0xB1));
-        const int both = _mm_cvtsi128_si32(pairs);
-        first = static_cast<int16_t>(both);
-        second = both >> 16;
-    }
-    int total() const { return first + second; }
+// Eight blocks, a lane each: what was found in their first halves and in their second halves.
+struct Halves {
+    __m256i first;
+    __m256i second;
 };
 
+// From eight vectors, which blocks have each for themselves, to one lane of each 128 bits.
+template <typename Combine> Halves combine_lanes(const __m256i (&of_block)[n_together], Combine combine) {
+    const auto four = [&](const __m256i *v) {
+        const __m256i first = combine(_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+        const __m256i second = combine(_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+        return combine(_mm256_unpacklo_epi64(first, second), _mm256_unpackhi_epi64(first, second));
+    };
+    const __m256i first = four(of_block);
+    const __m256i second = four(of_block + 4);
+    return {_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31)};
+}
+
+// NaN where one of a block is: as integers, the bits of NaN are above all others.
+inline __m256 largest_of(const float *values) {
+    const auto size_at = [&](size_t i) {
+        return _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(values + i)), _mm256_set1_epi32(INT32_MAX));
+    };
+    const auto larger = [](__m256i a, __m256i b) { return _mm256_max_epi32(a, b); };
+    __m256i of_block[n_together];
+    for (auto &largest : of_block) {
+        largest = larger(larger(size_at(0), size_at(8)), larger(size_at(16), size_at(24)));
+        values += block_values;
+    }
+    const Halves halves = combine_lanes(of_block, larger);
+    return _mm256_castsi256_ps(larger(halves.first, halves.second));
+}
+
+// 32 values as bytes; NaN becomes some byte.
+inline __m256i round_block(const float *values, float inverse) {
+    const __m256 factor = _mm256_set1_ps(inverse);
+    __m256i rounded[4];
+    for (size_t i = 0; i < 4; ++i) {
+        rounded[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + i * 8), factor));
+    }
+    const __m256i words[2] = {_mm256_packs_epi32(rounded[0], rounded[1]), _mm256_packs_epi32(rounded[2], rounded[3])};
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words[0], words[1]),
+                                       _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+// Sums of bytes of half a block, each in 16 bits: of the values 0 and 1 of all fours, and above it of the values 2 and 3.
+inline __m256i total_of(__m256i pair_sums) {
+    return _mm256_madd_epi16(pair_sums, _mm256_set1_epi16(1));
+}
+
+// What stands before the values of eight blocks, a lane each.
+inline void store_heads(__m256 scale, __m256i sum, const __m256i (&begin)[2], Inputs *blocks) {
+    const __m256i scales = _mm256_castps_si256(scale);
+    const __m256i sums = _mm256_castps_si256(_mm256_cvtepi32_ps(sum));
+    const __m256i pairs[4] = {_mm256_unpacklo_epi32(scales, sums), _mm256_unpacklo_epi32(begin[0], begin[1]),
+                              _mm256_unpackhi_epi32(scales, sums), _mm256_unpackhi_epi32(begin[0], begin[1])};
+    const auto store = [&](size_t i, __m256i heads) {
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(blocks + i), _mm256_castsi256_si128(heads));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(blocks + i + 4), _mm256_extracti128_si256(heads, 1));
+    };
+    store(0, _mm256_unpacklo_epi64(pairs[0], pairs[1]));
+    store(1, _mm256_unpackhi_epi64(pairs[0], pairs[1]));
+    store(2, _mm256_unpacklo_epi64(pairs[2], pairs[3]));
+    store(3, _mm256_unpackhi_epi64(pairs[2], pairs[3]));
+}
+
 // offset: n
+template <typename Dots, int offset> void convert_together(const float *values, Inputs *blocks) {
+    constexpr float smallest = 1e-35F; // of which 127 / x is finite
+    const __m256 largest = largest_of(values);
+    const __m256 steps = _mm256_set1_ps(127.0F);
+    const __m256 has_steps = _mm256_cmp_ps(largest, _mm256_set1_ps(smallest), _CMP_GE_OQ); // the others are zeros
+    const __m256 is_nan = _mm256_cmp_ps(largest, _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ);    // as infinity makes it
+    const __m256 scale = _mm256_or_ps(_mm256_and_ps(has_steps, _mm256_div_ps(largest, steps)), is_nan);
+    alignas(__m256) float inverse[n_together];
+    _mm256_store_ps(inverse, _mm256_and_ps(has_steps, _mm256_div_ps(steps, largest)));
+    __m256i pair_sums[n_together];
+    for (size_t b = 0; b < n_together; ++b) {
+        const __m256i bytes = round_block(values + b * block_values, inverse[b]);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(blocks[b].values), bytes);
+        pair_sums[b] = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+    }
+    const Halves sums = combine_lanes(pair_sums, [](__m256i a, __m256i b) { return _mm256_add_epi16(a, b); });
+    __m256i begin[2];
+    Dots::template set_begin<offset>(begin, sums);
+    store_heads(scale, _mm256_add_epi32(total_of(sums.first), total_of(sums.second)), begin, blocks);
+}
+
 template <typename Isa, typename F>
 template <int offset>
 void Int8Products<Isa, F>::convert(const float *row, size_t n_in, void *input) {
-    constexpr float smallest = 1e-35F; // of which 127 / x is finite
     auto *blocks = static_cast<Inputs *>(input);
-    for (size_t b = 0; b < n_blocks(n_in); ++b) {
-        Inputs &block = blocks[b];
-        __m256 values[4];
-        for (size_t i = 0; i < 4; ++i) {
-            values[i] = _mm256_loadu_ps(row + b * block_values + i * 8);
-        }
-        const float largest = largest_of(values);
-        block.scale = largest / 127.0F;
-        if (!(largest >= smallest && largest <= FLT_MAX)) { // zeros, of which the scale may make NaN
-            block.scale = largest < smallest ? 0.0F : NAN;
-            std::memset(values, 0, sizeof values);
-        }
-        const __m256 inverse = _mm256_set1_ps(block.scale > 0.0F ? 127.0F / largest : 0.0F);
-        __m256i rounded[4];
-        for (size_t i = 0; i < 4; ++i) {
-            rounded[i] = _mm256_cvtps_epi32(_mm256_mul_ps(values[i], inverse));
-        }
-        const __m256i words[2] = {_mm256_packs_epi32(rounded[0], rounded[1]),
-                                  _mm256_packs_epi32(rounded[2], rounded[3])};
-        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words[0], words[1]),
-                                                          _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        std::memcpy(block.values, &bytes, sizeof bytes);
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-        const PairSums low(_mm256_castsi256_si128(pairs));
-        const PairSums high(_mm256_extracti128_si256(pairs, 1));
-        block.sum = static_cast<float>(low.total() + high.total());
-        Dots::template set_begin<offset>(block.begin, low, high);
+    const size_t n = n_blocks(n_in);
+    if (n < n_together) {
+        float values[n_together * block_values] = {};
+        Inputs all[n_together];
+        std::memcpy(values, row, n_in * sizeof *row);
+        convert_together<Dots, offset>(values, all);
+        std::memcpy(blocks, all, n * sizeof *all);
+        return;
+    }
+    for (size_t b = 0; b < n; b += n_together) {
+        const size_t begin = smaller(b, n - n_together); // some twice, where the number is no multiple
+        convert_together<Dots, offset>(row + begin * block_values, blocks + begin);
     }
 }
 
@@ -341,9 +386,11 @@ template <typename V, typename F> struct FourProducts {
     static constexpr uint8_t flipped_bits = 0;
     static constexpr size_t n_tokens = V::template n_tokens<F>;
 
-    template <int offset> static void set_begin(int32_t *begin, const PairSums &low, const PairSums &high) {
-        begin[0] = -offset * (F::n_scales == 2 ? low.total() : low.total() + high.total());
-        begin[1] = -offset * high.total();
+    template <int offset> static void set_begin(__m256i (&begin)[2], const Halves &sums) {
+        const __m256i total =
+            F::n_scales == 2 ? total_of(sums.first) : _mm256_add_epi32(total_of(sums.first), total_of(sums.second));
+        begin[0] = _mm256_mullo_epi32(total, _mm256_set1_epi32(-offset));
+        begin[1] = _mm256_mullo_epi32(total_of(sums.second), _mm256_set1_epi32(-offset));
     }
     static Ints begin(int32_t value) { return V::all(F::has_offset ? value : 0); }
     static Ints add(Ints sum, Ints q, Ints x) { return V::add_four_products(sum, q, x); }

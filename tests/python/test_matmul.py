@@ -130,6 +130,25 @@ def activations(n_tokens: int, n_in: int) -> np.ndarray:
     return np.random.default_rng(n_in).standard_normal((n_tokens, n_in)).astype(np.float32)
 
 
+# Of a block of activations, as the kernels for quantised weights read it.
+INPUTS = np.dtype([("scale", "f4"), ("sum", "f4"), ("begin", "i4", 2), ("values", "i1", 32)])
+
+
+def rounded(rows: np.ndarray) -> np.ndarray:
+    """Blocks of activations, of which only finite ones have values and a sum that count."""
+    blocks = rows.reshape(len(rows), -1, 32)
+    largest = np.abs(blocks).max(axis=2)
+    finite = np.isfinite(largest)
+    largest = np.where(largest < np.float32(1e-35), np.float32(0), largest)
+    steps = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    found = np.zeros(largest.shape, INPUTS)
+    found["scale"] = np.where(finite, largest / np.float32(127), np.nan)
+    with np.errstate(invalid="ignore"):
+        found["values"] = np.where(finite[..., None], np.rint(blocks * steps[..., None]), 0)
+    found["sum"] = found["values"].sum(axis=2, dtype=np.int32)
+    return found
+
+
 def exact(case: Case, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
     read = as_the_kernel_reads(case, rows).astype(np.float64)
     return read @ as_the_kernel_holds(case, values).astype(np.float64).T
@@ -151,6 +170,24 @@ def test_products_are_those_of_the_weights(case, n_out):
         rows = activations(17, n_in)
         found = case.matmul(packed, n_out, n_in).run(rows)
         assert_near(found, exact(case, rows, values), rows, values)
+
+
+@pytest.mark.parametrize("case", cases(floats=()), indirect=True)
+def test_activations_are_rounded_to_the_same_bits_as_one_block_at_a_time(case):
+    for n_in in (32, 96, 256, 288, 1024):
+        if n_in % 256 != 0 and case.kind in SUPERBLOCKS:
+            continue
+        rows = activations(9, n_in) * np.float32(10) ** np.arange(-34, 29, 7)[:, None]
+        rows = rows.astype(np.float32)
+        rows[2, ::3], rows[3] = 0, 0
+        rows[4, :32], rows[5, 5], rows[6, -1], rows[7, 0] = 1e-36, np.nan, np.inf, -np.inf
+        rows[8, :2] = 127, 0.5  # halves go to the even number
+        matmul = case.matmul(weights(case.kind, 1, n_in)[0], 1, n_in)
+        found, wanted = matmul.converted(rows).view(INPUTS), rounded(rows)
+        np.testing.assert_array_equal(found["scale"], wanted["scale"])
+        is_finite = np.isfinite(wanted["scale"])
+        for part in ("sum", "values"):
+            np.testing.assert_array_equal(found[part][is_finite], wanted[part][is_finite])
 
 
 def test_a_product_has_the_same_bits_in_any_company_and_division(case):
