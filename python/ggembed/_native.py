@@ -21,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._buffers import Bytes, FloatArray, row_stride
+from ._native_log import NativeLog
 from .errors import (
     BY_STATUS,
+    LOGGED,
     EmbedError,
     InternalError,
     InvalidInputError,
@@ -60,6 +62,7 @@ class Call:
         self.errors = errors  # of inputs, by index; None if the first one is to be raised
         self.told: set[int] = set()  # statuses of inputs
         self.exception: BaseException | None = None
+        self.mark = library().native_log.mark
         # Python handles signals on the main thread and only between bytecodes: there, the abort
         # callback is what lets Ctrl-C through. Elsewhere it serves to stop after an exception.
         self.on_main_thread = threading.current_thread() is threading.main_thread()
@@ -83,6 +86,7 @@ class Library:
             raise LibraryLoadError(f"cannot load the native library: {err}") from err
         self._check_version(header)
         self._log_level = 0
+        self.native_log = NativeLog()
         self._interrupt: BaseException | None = None
         # One closure each for the life of the process; user_data tells the calls apart.
         self._on_log = ffi.callback(
@@ -138,14 +142,17 @@ class Library:
         call: Call = self.ffi.from_handle(user_data)
         call.told.add(status)
         if call.errors is not None and index not in call.errors:  # else it is known from before
-            call.errors[index] = self.exception(status, self.string(message), index)
+            call.errors[index] = self.exception(status, self.string(message), index, call)
 
     def _keep_exception(self, _exc_type: Any, exc: BaseException, traceback: Any) -> None:
         call: Call = self.ffi.from_handle(traceback.tb_frame.f_locals["user_data"])
         call.exception = call.exception or exc
 
     def _log(self, _user_data: Any, level: int, message: Any) -> None:
-        log.log(_LOG_LEVELS.get(level, logging.ERROR), "%s", self.string(message))
+        line = self.string(message)
+        if level >= self.lib.GGE_LOG_INFO:
+            self.native_log.add(line)
+        log.log(_LOG_LEVELS.get(level, logging.ERROR), "%s", line)
 
     def _log_failed(self, _exc_type: Any, exc: BaseException, _traceback: Any) -> None:
         # A failing log handler must not fail the call; Ctrl-C goes to the next abort callback.
@@ -160,9 +167,12 @@ class Library:
         log.error("what waits for a request could not be told that it is done: %r", exc)
 
     def follow_log_level(self) -> None:
-        """Tells the library to drop lines that the logger would drop anyway."""
-        wanted = log.getEffectiveLevel()
-        level = next((gge for gge, py in _LOG_LEVELS.items() if py >= wanted), 4)
+        """Tells the library to drop lines that neither the logger nor an exception would have.
+
+        Above the debug level, models log when they are loaded, and engines when they fail.
+        """
+        all_wanted = log.getEffectiveLevel() <= _LOG_LEVELS[self.lib.GGE_LOG_DEBUG]
+        level = self.lib.GGE_LOG_DEBUG if all_wanted else self.lib.GGE_LOG_INFO
         if level != self._log_level:
             self._log_level = level
             self.lib.gge_set_log(self._on_log, self.ffi.NULL, level)
@@ -212,11 +222,19 @@ class Library:
             check(status, err)
         request.pointer = out[0]
 
-    def exception(self, status: int, message: str, index: int) -> EmbedError:
+    def exception(
+        self, status: int, message: str, index: int, call: Call | None = None
+    ) -> EmbedError:
         """The exception of a status."""
         name = self.string(self.lib.gge_status_name(status))
         error: type[EmbedError] = BY_STATUS.get(name, InternalError)
-        return error(message or name, input_index=index if index >= 0 else None)
+        made = error(message or name, input_index=index if index >= 0 else None)
+        if error in LOGGED:
+            log = self.native_log
+            made.native_log = log.lines(log.mark if call is None else call.mark)
+            if made.native_log and hasattr(made, "add_note"):
+                made.add_note("\n".join(["the last lines of the native log:", *made.native_log]))
+        return made
 
     def writable(self, kind: str, array: npt.NDArray[Any], alive: list[Any]) -> Any:
         """A pointer to an array for the library to write, which lives as long as `alive`."""
@@ -325,7 +343,7 @@ def check(status: int, err: Any, call: Call | None = None) -> None:
     if status == 0:
         return
     lib = library()
-    raise lib.exception(status, lib.string(err.message), int(err.input_index))
+    raise lib.exception(status, lib.string(err.message), int(err.input_index), call)
 
 
 def c_string(text: str | bytes, what: str) -> bytes:
@@ -366,11 +384,12 @@ class Model:
         opts.adapters, opts.n_adapters = lib.paths(adapters, "adapter", alive), len(adapters)
         opts.mmproj, opts.n_mmproj = lib.paths(mmproj, "mmproj", alive), len(mmproj)
         out, err = ffi.new("gge_model **"), lib.error()
-        status = lib.lib.gge_model_load(c_string(os.fsencode(path), "model"), opts, out, err)
-        del alive
-        if out[0]:
-            self.pointer = lib.owned(out[0], lib.lib.gge_model_free)
-        check(status, err, call)
+        with lib.native_log.loading():
+            status = lib.lib.gge_model_load(c_string(os.fsencode(path), "model"), opts, out, err)
+            del alive
+            if out[0]:
+                self.pointer = lib.owned(out[0], lib.lib.gge_model_free)
+            check(status, err, call)
 
     def info(self) -> dict[str, Any]:
         """Fields of gge_model_info."""
@@ -618,7 +637,7 @@ def _outcome(status: int, err: Any, call: Call) -> EmbedError | None:
     """What a call came to: raised, or returned if the call collects and keeps what it has."""
     if status in call.told and call.exception is None:
         lib = library()
-        return lib.exception(status, lib.string(err.message), int(err.input_index))
+        return lib.exception(status, lib.string(err.message), int(err.input_index), call)
     check(status, err, call)
     return None
 
@@ -657,7 +676,8 @@ class Engine:
         for name, number in numbers.items():
             setattr(opts, name, number)
         out, err = lib.ffi.new("gge_engine **"), lib.error()
-        check(lib.lib.gge_engine_create(model.pointer, opts, out, err), err)
+        with lib.native_log.loading():
+            check(lib.lib.gge_engine_create(model.pointer, opts, out, err), err)
         self.pointer = lib.owned(out[0], lib.lib.gge_engine_free)
         # Runs once: when called, when this object dies, or before the interpreter shuts down.
         self.close = weakref.finalize(
@@ -865,9 +885,10 @@ def quantize(
     alive = lib.arm(opts, call)
     err = lib.error()
     files = [c_string(os.fsencode(p), what) for p, what in ((source, "source"), (target, "target"))]
-    status = lib.lib.gge_quantize(*files, opts, err)
-    del alive, chars
-    check(status, err, call)
+    with lib.native_log.loading():
+        status = lib.lib.gge_quantize(*files, opts, err)
+        del alive, chars
+        check(status, err, call)
 
 
 def quantize_levels() -> list[str]:
@@ -903,6 +924,8 @@ def estimate(
     for name, number in numbers.items():
         setattr(engine, name, number)
     out, err = lib.struct("gge_memory"), lib.error()
-    check(lib.lib.gge_estimate(c_string(os.fsencode(path), "model"), model, engine, out, err), err)
+    file = c_string(os.fsencode(path), "model")
+    with lib.native_log.loading():
+        check(lib.lib.gge_estimate(file, model, engine, out, err), err)
     del alive
     return {name: size for name, size in lib.fields(out).items() if name != "struct_size"}

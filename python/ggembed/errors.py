@@ -14,10 +14,15 @@ class EmbedError(Exception):
         Name of the native status, such as ``"GGE_E_TOO_LONG"``; None if the error arose in Python.
     input_index : int or None
         Position of the text at fault among the texts of the call, if there is one.
+    native_log : tuple of str
+        What llama.cpp and the library logged last when a file could not be loaded, or a call failed
+        for a reason that is not in its inputs: at most 16 lines, with those that ``logging`` drops.
+        They are notes of the exception as well, which tracebacks show (from Python 3.11 on).
     """
 
     status: str | None = None
     input_index: int | None
+    native_log: tuple[str, ...] = ()
 
     def __init__(self, message: str = "", *, input_index: int | None = None) -> None:
         super().__init__(message)
@@ -159,6 +164,12 @@ class TruncationWarning(EmbedWarning):
         self.n_truncated = n_truncated
         self.input_index = input_index
 
+
+# Errors that the native log may tell more of.
+LOGGED = (
+    *(ModelFileError, ModelFormatError, UnsupportedError),
+    *(OutOfMemoryError, DeviceError, InternalError),
+)
 
 BY_STATUS: dict[str, type[EmbedError]] = {
     error.status: error for error in EmbedError.__subclasses__() if error.status is not None

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
+import sys
+import threading
+import traceback
 
 import ggembed
 import numpy as np
 import pytest
+from faults import faulty_embedder
 from ggembed import (
     DeviceError,
     Embedder,
     EmbedError,
+    InternalError,
     InvalidInputError,
     ModelFileError,
     ModelFormatError,
+    OutOfMemoryError,
     TextTooLongError,
     UnsupportedError,
     _native,
@@ -176,3 +183,74 @@ def test_name_that_looks_split_but_is_not(tiny, tmp_path):
     path.write_bytes(tiny("bert-mean").read_bytes())
     with Embedder(path, n_threads=1) as embedder:
         assert embedder.encode("x").shape == (embedder.dim,)
+
+
+def with_a_missing_tensor(source, target):
+    """Writes a copy of a model in which a tensor has another name; returns what it was."""
+    data, name = source.read_bytes(), b"blk.0.attn_q.weight"
+    assert data.count(name) == 1
+    target.write_bytes(data.replace(name, b"blk.9.attn_q.weight"))
+    return name.decode()
+
+
+def test_a_damaged_file_has_the_last_lines_of_its_loading(tiny, tmp_path, caplog):
+    missing = with_a_missing_tensor(tiny("bert-mean"), tmp_path / "damaged.gguf")
+    with pytest.raises(ModelFormatError, match=missing) as caught:
+        Embedder(tmp_path / "damaged.gguf")
+    lines = caught.value.native_log
+    assert 2 < len(lines) <= 16
+    assert any(missing in line for line in lines[-2:])
+    assert any("print_info" in line for line in lines)  # which the logger drops
+    assert not any("print_info" in record.getMessage() for record in caplog.records)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert ("\n".join(lines) in shown) == (sys.version_info >= (3, 11))
+    assert pickle.loads(pickle.dumps(caught.value)).native_log == lines
+    with pytest.raises(ModelFileError) as caught:
+        Embedder(tmp_path / "missing.gguf")
+    assert caught.value.native_log == ()
+
+
+def test_errors_of_loading_have_no_lines_of_other_threads(tiny, tmp_path):
+    good = threading.Event()
+    stop = threading.Event()
+
+    def load():
+        while not stop.is_set():
+            Embedder(tiny("bert-mean"), n_threads=1).close()
+            good.set()
+
+    thread = threading.Thread(target=load)
+    missing = with_a_missing_tensor(tiny("bert-mean"), tmp_path / "damaged.gguf")
+    thread.start()
+    try:
+        good.wait(60)
+        for _ in range(20):
+            with pytest.raises(ModelFormatError) as caught:
+                Embedder(tmp_path / "damaged.gguf")
+            assert not any("llama_context" in line for line in caught.value.native_log)
+            assert missing in "".join(caught.value.native_log[-2:])
+    finally:
+        stop.set()
+        thread.join(60)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("device", DeviceError), ("internal", InternalError), ("no_memory", OutOfMemoryError)],
+)
+def test_a_failing_run_has_the_last_lines_of_the_engine(internals, tiny, kind, error):
+    line = "fault: the device is about to fail"
+    with faulty_embedder(internals, tiny("bert-mean")) as (embedder, inject):
+        inject(zebra=(kind, -1))
+        with pytest.raises(error) as caught:
+            embedder.encode(["a cat", "zebra"])
+        assert len(caught.value.native_log) <= 16
+        assert caught.value.native_log[-1] == line
+        with pytest.raises(error) as caught:
+            asyncio.run(embedder.aencode(["a cat", "zebra"]))
+        assert caught.value.native_log[-1] == line
+        found = embedder.encode(["a cat", "zebra"], on_error="collect")
+        assert found.errors[1].native_log[-1] == line
+        with pytest.raises(TextTooLongError) as caught:
+            embedder.encode("word " * 999)
+        assert caught.value.native_log == ()
