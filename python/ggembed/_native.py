@@ -151,7 +151,7 @@ class Library:
     def _log(self, _user_data: Any, level: int, message: Any) -> None:
         line = self.string(message)
         if level >= self.lib.GGE_LOG_INFO:
-            self.native_log.add(line)
+            self.native_log.add(line, complains=level >= self.lib.GGE_LOG_WARN)
         log.log(_LOG_LEVELS.get(level, logging.ERROR), "%s", line)
 
     def _log_failed(self, _exc_type: Any, exc: BaseException, _traceback: Any) -> None:

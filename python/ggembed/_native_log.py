@@ -14,7 +14,8 @@ class NativeLog:
     """Sorts lines by what they belong to.
 
     A call that loads something logs on the thread that made it. What the threads of engines log
-    while they compute may belong to any of the calls that wait for it.
+    while they compute may belong to any of the calls that wait for it; of that, only complaints are
+    kept, which what an engine sets up anew after a failure would push out.
     """
 
     def __init__(self) -> None:
@@ -27,12 +28,12 @@ class NativeLog:
         """What `lines` takes to leave out those from before."""
         return self._n
 
-    def add(self, line: str) -> None:
-        """Takes a line of the thread that logs."""
+    def add(self, line: str, *, complains: bool) -> None:
+        """Takes a line of the thread that logs. complains: it is a warning or an error."""
         own = self._loading.get(threading.get_ident())
         if own is not None:
             own.append(line)
-        else:
+        elif complains:
             self._n += 1
             self._computing.append((self._n, line))
 

@@ -120,7 +120,7 @@ private:
     }
 
     static void fail(Kind kind, const std::atomic<bool> &abort) {
-        gge::log_line(GGE_LOG_INFO, "fault: the device is about to fail");
+        gge::log_line(GGE_LOG_ERROR, "fault: the device is about to fail");
         switch (kind) {
         case Kind::no_memory: throw gge::Error(GGE_E_MEMORY, "injected: no memory");
         case Kind::device: throw gge::Error(GGE_E_DEVICE, "injected: the device failed");

@@ -244,13 +244,13 @@ def test_a_failing_run_has_the_last_lines_of_the_engine(internals, tiny, kind, e
         inject(zebra=(kind, -1))
         with pytest.raises(error) as caught:
             embedder.encode(["a cat", "zebra"])
-        assert len(caught.value.native_log) <= 16
-        assert caught.value.native_log[-1] == line
+        assert 0 < len(caught.value.native_log) <= 16
+        assert set(caught.value.native_log) == {line}
         with pytest.raises(error) as caught:
             asyncio.run(embedder.aencode(["a cat", "zebra"]))
-        assert caught.value.native_log[-1] == line
+        assert set(caught.value.native_log) == {line}
         found = embedder.encode(["a cat", "zebra"], on_error="collect")
-        assert found.errors[1].native_log[-1] == line
+        assert set(found.errors[1].native_log) == {line}
         with pytest.raises(TextTooLongError) as caught:
             embedder.encode("word " * 999)
         assert caught.value.native_log == ()
