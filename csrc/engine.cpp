@@ -106,8 +106,8 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
       attention_(is_causal(model_->facts(), options.attention) ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL),
       worker_(open_worker(options)),
       scheduler_({first_session_.n_ubatch, first_session_.n_seq_max, options.max_queued_tokens}) {
+    ended_.reserve(static_cast<size_t>(first_session_.n_seq_max));
     thread_ = std::thread(&Engine::work, this);
-    thread_id_ = thread_.get_id();
 }
 
 Engine::~Engine() {
@@ -151,7 +151,7 @@ gge_engine_stats Engine::stats() const {
 // ---------------------------------------------------------------- callers
 
 void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const RowsOut &out) {
-    if (on_worker()) {
+    if (teller_.is_here()) {
         throw Error(GGE_E_BUSY, "the engine's own thread cannot wait for it");
     }
     const std::shared_ptr<const Tokens> borrowed(std::shared_ptr<const Tokens>(), &tokens);
@@ -211,6 +211,9 @@ void Engine::wait(Job &job) {
     std::unique_lock<std::mutex> lock(mutex_);
     while (!job.done) {
         job.changed.wait_for(lock, abort_interval);
+        if (job.done && callbacks.progress == nullptr) {
+            break; // rather than ask whether to abort
+        }
         const int64_t n_done = job.n_done;
         lock.unlock();
         if (callbacks.progress != nullptr && n_done != n_reported) {
@@ -231,10 +234,10 @@ void Engine::wait(Job &job) {
 
 void Engine::await(Job &job) {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (on_worker() && !job.done) {
+    if (teller_.is_here() && !job.done) {
         throw Error(GGE_E_BUSY, "the request is not done, and the engine's own thread cannot wait for it");
     }
-    job.changed.wait(lock, [&] { return job.done && (job.told || on_worker()); });
+    job.changed.wait(lock, [&] { return job.done && (job.told || teller_.is_here()); });
 }
 
 void Engine::abort(Job &job) noexcept {
@@ -253,7 +256,7 @@ void Engine::close() noexcept {
         const std::lock_guard<std::mutex> lock(mutex_);
         closing_ = true;
         stop_all();
-        if (!on_worker()) {
+        if (!teller_.is_here()) {
             thread.swap(thread_); // only one of several closing threads gets to join
         }
     }
@@ -262,6 +265,7 @@ void Engine::close() noexcept {
     if (thread.joinable()) {
         thread.join();
         worker_->release();
+        teller_.finish();
     }
 }
 
@@ -269,7 +273,7 @@ void Engine::drain() noexcept {
     {
         std::unique_lock<std::mutex> lock(mutex_);
         draining_ = true;
-        idle_.wait(lock, [&] { return n_jobs_ == 0 || closing_ || on_worker(); });
+        idle_.wait(lock, [&] { return n_jobs_ == 0 || closing_ || teller_.is_here(); });
     }
     close();
 }
@@ -287,7 +291,7 @@ void Engine::stop(Job &job) noexcept {
         scheduler_.drop_longer(job.number, 0);
         worker_->look_at_aborts();
     } else {
-        end(job);
+        end(job)->changed.notify_all();
     }
 }
 
@@ -299,8 +303,8 @@ void Engine::stop_all() noexcept {
     }
 }
 
-void Engine::end(Job &job) noexcept {
-    const std::shared_ptr<Job> owner = std::move(jobs_[job.number]);
+std::shared_ptr<Job> Engine::end(Job &job) noexcept {
+    std::shared_ptr<Job> owner = std::move(jobs_[job.number]);
     jobs_[job.number].reset();
     scheduler_.remove(job.number);
     --n_jobs_;
@@ -310,14 +314,12 @@ void Engine::end(Job &job) noexcept {
     stats_.n_calls_aborted += job.abort && !job.closed && job.n_left > 0 ? 1 : 0;
     stats_.n_texts_failed += job.n_failed;
     if (job.on_done != nullptr) {
-        (ended_ == nullptr ? ended_ : last_ended_->next_ended) = owner;
-        last_ended_ = &job;
-        wake_.notify_one();
+        teller_.add(owner);
     }
-    job.changed.notify_all();
     if (n_jobs_ == 0) {
         idle_.notify_all();
     }
+    return owner;
 }
 
 // Notes what the worker does from now on.
@@ -333,31 +335,31 @@ void Engine::clock(bool computes) noexcept {
 
 void Engine::work() noexcept {
     std::unique_lock<std::mutex> lock(mutex_);
-    while (true) {
-        wake_.wait(lock, [&] { return closing_ || ended_ != nullptr || !scheduler_.empty(); });
-        tell_ended(lock);
-        if (closing_) {
-            return;
+    while (!closing_ || !ended_.empty()) {
+        const bool begins = !closing_ && begin_turn();
+        if (!begins && ended_.empty()) {
+            wake_.wait(lock, [&] { return closing_ || !scheduler_.empty(); });
+            continue;
         }
-        if (begin_turn()) {
-            lock.unlock();
+        lock.unlock();
+        wake_callers();
+        if (begins) {
             worker_->run_turn();
-            lock.lock();
+        }
+        lock.lock();
+        if (begins) {
             end_turn();
         }
     }
 }
 
-void Engine::tell_ended(std::unique_lock<std::mutex> &lock) noexcept {
-    while (ended_ != nullptr) {
-        const std::shared_ptr<Job> job = std::move(ended_);
-        ended_ = std::move(job->next_ended);
-        lock.unlock();
-        job->on_done(job->user_data);
-        lock.lock();
-        job->told = true;
+// Of jobs that ended with the turn before: without the mutex, which is the first thing that they want, and while the next
+// turn is computed.
+void Engine::wake_callers() noexcept {
+    for (const std::shared_ptr<Job> &job : ended_) {
         job->changed.notify_all();
     }
+    ended_.clear();
 }
 
 // Has the scheduler choose what runs. Returns whether there is something.
@@ -390,7 +392,7 @@ void Engine::end_turn() noexcept {
             scheduler_.set_left(job->number, job->n_left, job->n_total - job->n_done);
         }
         if (job->over()) {
-            end(*job);
+            ended_.push_back(end(*job));
         }
     }
 }
@@ -414,11 +416,6 @@ int64_t Engine::longest_of_jobs() noexcept {
         longest = job ? std::max(longest, job->longest) : longest;
     }
     return longest;
-}
-
-void Engine::tell_ended() noexcept {
-    std::unique_lock<std::mutex> lock(mutex_);
-    tell_ended(lock);
 }
 
 } // namespace gge

@@ -3,6 +3,7 @@
 
 #include "cuda_graphs.h"
 #include "scheduler.h"
+#include "teller.h"
 #include "worker.h"
 
 #include <chrono>
@@ -30,11 +31,11 @@ public:
     void encode(const Tokens &tokens, const EncodeOptions &options, const RowsOut &out);
 
     // The same in steps, for callers that do something else meanwhile: prepare, submit, await, Job::report. on_done may
-    // be NULL; it is called on the worker thread, without the mutex. Throw Error.
+    // be NULL; it is called on the teller's thread, without the mutex. Throw Error.
     std::shared_ptr<Job> prepare(std::shared_ptr<const Tokens> tokens, const EncodeOptions &options, const RowsOut &out,
                                  gge_done_fn on_done, void *user_data) const;
     void submit(const std::shared_ptr<Job> &job); // GGE_E_BUSY, GGE_E_CLOSED
-    // Until it is done and on_done has returned. On the worker thread, GGE_E_BUSY if that would be a wait.
+    // Until it is done and on_done has returned. In an on_done, GGE_E_BUSY if that would be a wait.
     void await(Job &job);
 
     void abort(Job &job) noexcept;
@@ -57,17 +58,16 @@ private:
     // callers
     void enqueue(const std::shared_ptr<Job> &job, bool bounded);
     void wait(Job &job);
-    bool on_worker() const noexcept { return std::this_thread::get_id() == thread_id_; }
 
     // with the mutex held
     void stop(Job &job) noexcept;
-    void end(Job &job) noexcept;
+    std::shared_ptr<Job> end(Job &job) noexcept; // whose callers are to be woken
     void stop_all() noexcept;
     void clock(bool computes) noexcept;
 
     // the worker's thread
     void work() noexcept;
-    void tell_ended(std::unique_lock<std::mutex> &lock) noexcept;
+    void wake_callers() noexcept;
     bool begin_turn() noexcept;
     void end_turn() noexcept;
 
@@ -75,7 +75,6 @@ private:
     void stop_with(Worker &worker, Job &job) noexcept override;
     void drop_longer(Job &job, int64_t n) noexcept override;
     int64_t longest_of_jobs() noexcept override;
-    void tell_ended() noexcept override;
 
     const std::shared_ptr<const Model> model_;
     const int64_t n_ctx_; // longest input that is accepted
@@ -87,17 +86,16 @@ private:
     mutable std::mutex mutex_;
     std::condition_variable wake_; // the worker waits for jobs
     std::condition_variable idle_; // drain() waits for their end
+    Teller teller_{mutex_};
     Scheduler scheduler_;
     std::vector<std::shared_ptr<Job>> jobs_; // by number; NULL: free
     int64_t n_jobs_ = 0;
-    std::shared_ptr<Job> ended_; // the first of those whose callers are to be told, which knows the next
-    Job *last_ended_ = nullptr;
     gge_engine_stats stats_{};
     Clock::time_point since_ = Clock::now(); // the worker computes, or waits
     bool computes_ = false;
     bool closing_ = false;
     bool draining_ = false;
-    std::thread::id thread_id_;
+    std::vector<std::shared_ptr<Job>> ended_; // with the last turn; the worker's own
     std::thread thread_;
 };
 

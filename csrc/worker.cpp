@@ -228,7 +228,6 @@ void Worker::run_input(Job &job, int64_t i, bool tells) {
         if (tells) {
             job.n_done += piece.end - piece.begin;
             tell_progress(job);
-            host_.tell_ended();
         }
     }
 }

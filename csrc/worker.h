@@ -16,8 +16,6 @@ public:
     virtual void drop_longer(Job &job, int64_t n) noexcept = 0;
     // Tokens of the longest input of the jobs that there are.
     virtual int64_t longest_of_jobs() noexcept = 0;
-    // Calls what jobs that have ended are to call.
-    virtual void tell_ended() noexcept = 0;
 
 protected:
     ~WorkerHost() = default;

@@ -635,17 +635,18 @@ gge_status gge_encode_texts(gge_engine *engine, const uint8_t *bytes, const int6
 /* A call of gge_submit that is not finished. */
 typedef struct gge_request gge_request;
 
-/* Tells that a request is done: gge_request_finish will not wait. Runs once for each request, on the engine's thread,
- * which computes nothing meanwhile, so it must be quick. It may call gge_submit, gge_request_finish for requests that
+/* Tells that n requests are done: gge_request_finish will not wait. done_data: [n], those of gge_submit. Each request is
+ * told of once; those with the same function that are done by the time of a call are told of together. Runs on a thread
+ * of the engine that computes nothing, one call at a time. It may call gge_submit, gge_request_finish for requests that
  * are done, gge_request_abort and gge_engine_abort. */
-typedef void (*gge_done_fn)(void *user_data);
+typedef void (*gge_done_fn)(void *const *done_data, int64_t n);
 
 /*
  * Starts what gge_encode does, and returns without waiting for the rows.
  *   opts: the struct is copied. What it points to (input_status, ranges, projection, projection_bias, and user_data of
  *         on_input_error) and out are borrowed until gge_request_finish returns. progress and abort must be NULL.
  *   tokens: kept alive by the request; the handle may be freed.
- *   on_done: may be NULL; done_data is its user_data, borrowed until it has returned
+ *   on_done: may be NULL; done_data is what it is given, borrowed until it has returned
  *   *request: the caller's, who must finish it, also after the engine was freed; set before on_done is called
  * Statuses: those of gge_encode, before anything is computed: of a call that does not collect, also the first input that
  * cannot be. Then *request is NULL, on_done is not called, and out and input_status are left alone or unspecified as

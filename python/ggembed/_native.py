@@ -103,7 +103,9 @@ class Library:
             self._input_error,
             onerror=self._keep_exception,
         )
-        self._on_done = ffi.callback("void(void *)", self._done, onerror=self._done_failed)
+        self._on_done = ffi.callback(
+            "void(void *const *, int64_t)", self._done, onerror=self._done_failed
+        )
         self._requests: dict[int, Request] = {}  # that are not done
         self._request_numbers = itertools.count(1)
         self.follow_log_level()
@@ -159,9 +161,10 @@ class Library:
         if not isinstance(exc, Exception):
             self._interrupt = exc
 
-    def _done(self, user_data: Any) -> None:
-        request = self._requests.pop(int(self.ffi.cast("uintptr_t", user_data)))
-        request.on_done(request)
+    def _done(self, done_data: Any, n: int) -> None:
+        for number in self.ffi.unpack(self.ffi.cast("uintptr_t *", done_data), n):
+            request = self._requests.pop(number)
+            request.on_done(request)
 
     def _done_failed(self, _exc_type: Any, exc: BaseException, _traceback: Any) -> None:
         log.error("what waits for a request could not be told that it is done: %r", exc)
@@ -734,7 +737,7 @@ class Engine:
     ) -> Request:
         """Starts what `encode` does and does not wait for it.
 
-        on_done: called on the engine's thread once the request can be finished without waiting. It
+        on_done: called on a thread of the engine once the request can be finished without waiting. It
         must be quick, must not raise, and must not drop the last reference to an engine.
         """
         lib = library()

@@ -1,4 +1,4 @@
-"""Requests of coroutines: told of by the engine's thread, finished on the loop that made them."""
+"""Requests of coroutines: told of by the engine, finished on the loop that made them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Pending:
         self._room = room
 
     def on_done(self, request: _native.Request) -> None:
-        """Hands a request that is done to its loop. Runs on the engine's thread."""
+        """Hands a request that is done to its loop. Runs on a thread of the engine."""
         self.request = request
         if not self._loop.add(self):
             # Nothing may be let go of here, since it may hold the last reference to the engine.
@@ -161,7 +161,7 @@ async def compute(
 ) -> EmbedError | None:
     """What a request comes to. Cancelled, it aborts the request.
 
-    submit: starts the request, given what the engine's thread calls once it is done.
+    submit: starts the request, given what is called once it is done.
     """
     while _left:
         _left.popleft().drop()

@@ -239,8 +239,11 @@ static void texts_become_rows(gge_model *model) {
     gge_tokens_free(copy);
 }
 
-static void count_done(void *user_data) {
-    ++*(int *)user_data;
+static void count_done(void *const *counts, int64_t n) {
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        ++*(int *)counts[i];
+    }
 }
 
 static void texts_give_the_rows_of_their_tokens(gge_engine *engine, const float *expected, float *rows,
