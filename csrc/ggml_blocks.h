@@ -2,8 +2,9 @@
 // the layouts: ggml's dequantize_row_* functions.
 #pragma once
 
+#include <immintrin.h>
+
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -25,13 +26,7 @@ constexpr std::array<uint8_t, 16> nonlinear_values = {1,   24,  45,  63,  79,  9
                                                       129, 141, 153, 166, 181, 197, 217, 241};
 
 inline float float_of_half(const uint8_t *bytes) {
-    const auto bits = static_cast<uint32_t>(bytes[0] | bytes[1] << 8);
-    const uint32_t exponent = bits >> 10 & 31U;
-    const auto fraction = static_cast<float>(bits & 1023U);
-    const float value = exponent == 0    ? std::ldexp(fraction, -24)
-                        : exponent == 31 ? (fraction == 0.0F ? HUGE_VALF : NAN)
-                                         : std::ldexp(fraction + 1024.0F, static_cast<int>(exponent) - 25);
-    return (bits & 0x8000U) != 0 ? -value : value;
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bytes[0] | bytes[1] << 8)));
 }
 
 // block_bytes: of a block of the file, which holds n_values.
@@ -48,18 +43,23 @@ template <size_t n_values_, size_t block_bytes_, int offset_> struct Reader {
 
 // 16 bytes with the first half of the values in their low bits, the second in their high bits.
 inline void read_nibbles(const uint8_t *bytes, WeightBlock &block) {
-    for (size_t i = 0; i < 16; ++i) {
-        block.values[i] = bytes[i] & 15U;
-        block.values[i + 16] = bytes[i] >> 4U;
-    }
+    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i *>(bytes));
+    const __m256i values = _mm256_set_m128i(_mm_srli_epi16(both, 4), both);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(block.values.data()),
+                        _mm256_and_si256(values, _mm256_set1_epi8(15)));
 }
 
 // And one more bit for each from 4 bytes.
 inline void read_fifth_bits(const uint8_t *bytes, WeightBlock &block) {
-    for (size_t i = 0; i < block_values; ++i) {
-        block.values[i] =
-            static_cast<uint8_t>(block.values[i] | (static_cast<uint32_t>(bytes[i / 8]) >> i % 8 & 1U) << 4U);
-    }
+    const uint32_t bits =
+        static_cast<uint32_t>(bytes[0] | bytes[1] << 8 | bytes[2] << 16) | static_cast<uint32_t>(bytes[3]) << 24;
+    const __m256i of_place = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+    const __m256i byte_of_place = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i all = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), byte_of_place);
+    const __m256i is_set = _mm256_cmpeq_epi8(_mm256_and_si256(all, of_place), of_place);
+    auto *values = reinterpret_cast<__m256i *>(block.values.data());
+    _mm256_storeu_si256(values,
+                        _mm256_or_si256(_mm256_loadu_si256(values), _mm256_and_si256(is_set, _mm256_set1_epi8(16))));
 }
 
 struct ReadQ4_0 : Reader<32, 18, 8> {

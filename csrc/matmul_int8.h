@@ -202,7 +202,9 @@ public:
         std::memcpy(panel, powers_, sizeof powers_);
         char *block = panel + P::head_bytes;
         for (size_t b = 0; b < P::n_blocks(n_in_); ++b) {
-            std::memset(block, 0, P::block_bytes);
+            if (first_row + P::n_panel > n_out_) {
+                std::memset(block, 0, P::block_bytes);
+            }
             for (size_t r = 0; r < P::n_panel && first_row + r < n_out_; ++r) {
                 put(block, r, Reader::read(weights_, n_in_, first_row + r, b), powers_[r]);
             }
@@ -238,17 +240,28 @@ private:
         } else if constexpr (!F::has_offset) {
             put_half(scale + scale_row, from.min / power);
         }
-        char *values = block + P::scale_bytes;
-        for (size_t i = 0; i < block_values; ++i) {
-            const size_t four = i / 4;
+        char *values = block + P::scale_bytes + r * sizeof(uint32_t);
+        constexpr size_t line = P::n_panel * sizeof(uint32_t);
+        for (size_t i = 0; i < block_values / 8; ++i) {
+            const uint32_t first = four_at(from, 2 * i);
+            const uint32_t second = four_at(from, 2 * i + 1);
             if constexpr (F::stored_bits == 8) {
-                values[(four * P::n_panel + r) * 4 + i % 4] = static_cast<char>(from.values[i] ^ P::Dots::flipped_bits);
+                constexpr uint32_t flipped_bits = 0x01010101U * P::Dots::flipped_bits;
+                put_four(values + 2 * i * line, first ^ flipped_bits);
+                put_four(values + (2 * i + 1) * line, second ^ flipped_bits);
             } else {
-                char &byte = values[(four / 2 * P::n_panel + r) * 4 + i % 4];
-                byte = static_cast<char>(byte | from.values[i] << (four % 2 * 4));
+                put_four(values + i * line, first | second << 4U);
             }
         }
     }
+
+    static uint32_t four_at(const WeightBlock &from, size_t i) {
+        uint32_t four = 0;
+        std::memcpy(&four, from.values.data() + i * sizeof four, sizeof four);
+        return four;
+    }
+
+    static void put_four(char *to, uint32_t four) { std::memcpy(to, &four, sizeof four); }
 
     const void *weights_;
     size_t n_out_;
