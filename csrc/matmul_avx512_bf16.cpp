@@ -30,7 +30,12 @@ void store_halves(uint16_t *out, __m512 values, __mmask16 mask) {
 
 void convert(const float *row, size_t n_in, void *input) {
     auto *out = static_cast<uint16_t *>(input);
-    for (size_t i = 0; i < n_in; i += width) {
+    size_t i = 0;
+    for (; i + 2 * width <= n_in; i += 2 * width) {
+        const __m512bh values = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + i + width), _mm512_loadu_ps(row + i));
+        _mm512_storeu_si512(out + i, reinterpret_cast<__m512i>(values));
+    }
+    for (; i < n_in; i += width) {
         const __mmask16 mask = first(n_in - i);
         store_halves(out + i, _mm512_maskz_loadu_ps(mask, row + i), mask);
     }
