@@ -407,6 +407,10 @@ void gge_request_abort(gge_request *request) {
     }
 }
 
+int64_t gge_request_n_done(const gge_request *request) {
+    return request != nullptr && request->owner.is_here() ? request->job->n_done.load() : 0;
+}
+
 gge_status gge_convert_rows(const float *rows, int64_t n_rows, int64_t row_stride, int64_t width, gge_output_type type,
                             const float *ranges, void *out, int64_t out_stride, gge_error *err) {
     return gge::guard(err, [&] {

@@ -680,6 +680,10 @@ gge_status gge_request_finish(gge_request *request, gge_error *err);
  */
 void gge_request_abort(gge_request *request);
 
+/* How many of the tokens of a request have been computed so far; of NULL and of a parent's in a forked child none. Any
+ * thread, also an on_done, but not after gge_request_finish was called. */
+int64_t gge_request_n_done(const gge_request *request);
+
 /*
  * Converts finished rows to another type, as gge_encode does with output_type.
  *   rows: [n_rows, row_stride] floats, of which the first width of each row are read

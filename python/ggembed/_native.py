@@ -660,6 +660,11 @@ class Request:
         if self.pointer is not None:
             library().lib.gge_request_abort(self.pointer)
 
+    @property
+    def n_done(self) -> int:
+        """Tokens that are computed so far, of a request that is not finished."""
+        return int(library().lib.gge_request_n_done(self.pointer))
+
     def finish(self) -> EmbedError | None:
         """Returns or raises what `Engine.encode` does."""
         lib = library()

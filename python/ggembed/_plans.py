@@ -177,12 +177,19 @@ async def _do(step: Step, engine: _native.Engine) -> Any:
 
 
 async def _encode(step: Encoding, engine: _native.Engine) -> EmbedError | None:
-    submit = partial(step.submit, engine)
-    if step.progress is None:
+    submit, progress = partial(step.submit, engine), step.progress
+    if progress is None:
         return await _requests.compute(engine, submit)
-    n_tokens = int(step.tokens.offsets()[-1])
-    step.progress(0, n_tokens)
-    ended = await _requests.compute(engine, submit)
-    if ended is None:
-        step.progress(n_tokens, n_tokens)
+    n_tokens, told = int(step.tokens.offsets()[-1]), 0
+    progress(0, n_tokens)
+
+    def tell(done: int) -> None:
+        nonlocal told
+        if done > told:
+            told = done
+            progress(done, n_tokens)
+
+    ended = await _requests.compute(engine, submit, tell)
+    if ended is None and told < n_tokens:
+        progress(n_tokens, n_tokens)
     return ended

@@ -13,6 +13,7 @@ from .errors import BusyError, EmbedError
 
 # How many are finished before a loop may do something else.
 _AT_ONCE = 64
+_TELL_S = 0.1  # how often a request says how far it is
 
 
 class _Room:
@@ -158,10 +159,13 @@ _rooms: weakref.WeakKeyDictionary[_native.Engine, _Room] = weakref.WeakKeyDictio
 async def compute(
     engine: _native.Engine,
     submit: Callable[[Callable[[_native.Request], None]], _native.Request],
+    tell: Callable[[int], object] | None = None,
 ) -> EmbedError | None:
     """What a request comes to. Cancelled, it aborts the request.
 
     submit: starts the request, given what is called once it is done.
+    tell: called on the loop's thread with the tokens that are done. Its exception ends
+        the request.
     """
     while _left:
         _left.popleft().drop()
@@ -173,7 +177,11 @@ async def compute(
     pending = _Pending(queue, room)
     request = await room.enter(lambda: submit(pending.on_done), queue)
     try:
+        while tell is not None and not pending.future.done():
+            await asyncio.wait([pending.future], timeout=_TELL_S)
+            if not pending.future.done():
+                tell(request.n_done)
         return await pending.future
     finally:
-        if not pending.future.done() or pending.future.cancelled():
+        if pending.future.cancel() or pending.future.cancelled():
             request.abort()

@@ -783,8 +783,9 @@ class Embedder:
         inputs
             As for ``encode``.
         **options
-            As for ``encode``. `progress` is called when the work begins and after each part of it,
-            on the loop's thread, but where there are media on another one.
+            As for ``encode``. `progress` is called about ten times per second, on the loop's
+            thread, but where there are media on another one; an exception that it raises stops the
+            call there as well.
 
         Returns
         -------

@@ -110,6 +110,7 @@ static void null_is_refused_or_harmless(void) {
     gge_media_free(NULL);
     gge_tokens_free(NULL);
     gge_request_abort(NULL);
+    CHECK(gge_request_n_done(NULL) == 0);
     gge_engine_close(NULL);
     gge_engine_drain(NULL);
     gge_engine_free(NULL);
@@ -324,7 +325,9 @@ static void requests_give_the_rows_of_calls(gge_model *model) {
 
     texts_give_the_rows_of_their_tokens(engine, rows, rows + n_values, info.n_embd);
     CHECK(gge_submit(engine, tokens, NULL, rows, 2, info.n_embd, NULL, NULL, &requests[0], &err) == GGE_OK);
+    CHECK(gge_request_n_done(requests[0]) <= gge_tokens_offsets(tokens)[2]);
     gge_engine_drain(engine);
+    CHECK(gge_request_n_done(requests[0]) == gge_tokens_offsets(tokens)[2]);
     CHECK(gge_request_finish(requests[0], &err) == GGE_OK);
     CHECK(gge_submit(engine, tokens, NULL, rows, 2, info.n_embd, NULL, NULL, &requests[0], &err) == GGE_E_CLOSED);
     CHECK(requests[0] == NULL);

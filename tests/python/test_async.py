@@ -346,6 +346,56 @@ def test_closing_at_any_moment_ends_all_callers(tiny):
     assert n_pending() == 0
 
 
+def test_progress_moves_while_a_list_is_computed(tiny, monkeypatch):
+    monkeypatch.setattr(_requests, "_TELL_S", 0.001)
+    texts = ["the question and the answer " * (1 + i % 9) for i in range(400)]
+    with Embedder(tiny("qwen3-wide-last"), n_threads=1, n_ubatch=512) as embedder:
+        told, threads = [], set()
+
+        def progress(done, total):
+            told.append((done, total))
+            threads.add(threading.get_ident())
+
+        found = asyncio.run(embedder.aencode(texts, progress=progress))
+        total = int(embedder.count_tokens(texts).sum())
+        done = [at[0] for at in told]
+        assert threads == {threading.get_ident()}
+        assert (done[0], done[-1]) == (0, total)
+        assert {at[1] for at in told} == {total}
+        assert len(done) > 4
+        assert done == sorted(set(done))
+        np.testing.assert_array_equal(found, embedder.encode(texts))
+
+
+def test_an_exception_in_progress_ends_the_call(tiny, monkeypatch):
+    monkeypatch.setattr(_requests, "_TELL_S", 0.001)
+    texts = ["the question and the answer " * 9] * 2000
+    with Embedder(tiny("qwen3-wide-last"), n_threads=1, n_ubatch=64) as embedder:
+
+        def progress(done, _total):
+            if done > 0:
+                raise KeyError("stop")
+
+        async def main():
+            with pytest.raises(KeyError, match="stop"):
+                await embedder.aencode(texts, progress=progress)
+            await settled()
+            return await embedder.aencode("still usable")
+
+        assert asyncio.run(main()).shape == (256,)
+        assert embedder.stats().n_texts < len(texts)
+
+
+def test_the_bar_of_a_list_moves(tiny, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(_requests, "_TELL_S", 0.001)
+    monkeypatch.setattr("ggembed.progress.ProgressBar.__call__", lambda _, *at: drawn.append(at))
+    with Embedder(tiny("qwen3-wide-last"), n_threads=1, n_ubatch=64) as embedder:
+        asyncio.run(embedder.aencode(["the question " * 20] * 200, show_progress_bar=True))
+    assert len(drawn) > 4
+    assert drawn[-1][0] == drawn[-1][1]
+
+
 def test_a_bulk_job_does_not_block_the_loop(tiny):
     with Embedder(tiny("bert-mean"), n_threads=1) as embedder:
 
