@@ -11,8 +11,8 @@ from collections.abc import Callable
 from . import _native
 from .errors import BusyError, EmbedError
 
-# How many are finished before a loop may do something else.
-_AT_ONCE = 64
+# How many are begun and finished before a loop may do something else: about a millisecond of each.
+_AT_ONCE = 16
 _TELL_S = 0.1  # how often a request says how far it is
 
 
@@ -76,6 +76,7 @@ class _Pending:
     def __init__(self, loop: _LoopQueue, room: _Room) -> None:
         self.future: asyncio.Future[EmbedError | None] = asyncio.get_running_loop().create_future()
         self.request: _native.Request | None = None
+        self.is_awaited = True
         self._loop = loop
         self._room = room
 
@@ -95,10 +96,10 @@ class _Pending:
         try:
             ended = request.finish()
         except EmbedError as err:
-            if not self.future.done():
+            if self.is_awaited and not self.future.done():
                 self.future.set_exception(err)
         else:
-            if not self.future.done():
+            if self.is_awaited and not self.future.done():
                 self.future.set_result(ended)
 
     def drop(self) -> None:
@@ -124,7 +125,32 @@ class _LoopQueue:
         self._loop = weakref.ref(loop)
         self._items: deque[_Pending | _Waiter] = deque()
         self._is_told = False
+        self._n_begun = 0  # in this turn of the loop
+        self._beginning: deque[asyncio.Future[None]] = deque()  # that wait for a later one
         weakref.finalize(loop, _leave, self._items).atexit = False
+
+    async def begin(self) -> None:
+        """Waits for a turn of the loop that has not begun enough calls yet: first come first."""
+        loop = asyncio.get_running_loop()
+        if self._n_begun == 0:
+            loop.call_soon(self._next_turn)
+        if self._n_begun < _AT_ONCE and not self._beginning:
+            self._n_begun += 1
+            return
+        place: asyncio.Future[None] = loop.create_future()
+        self._beginning.append(place)
+        await place
+
+    def _next_turn(self) -> None:
+        self._n_begun = 0
+        while self._beginning and self._n_begun < _AT_ONCE:
+            place = self._beginning.popleft()
+            if not place.done():  # it may be cancelled
+                place.set_result(None)
+                self._n_begun += 1
+        loop = self._loop()
+        if self._n_begun and loop is not None:
+            loop.call_soon(self._next_turn)
 
     def add(self, item: _Pending | _Waiter) -> bool:
         """Has an item settled on the loop; False if the loop is closed. Any thread."""
@@ -156,6 +182,19 @@ _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopQueue] = (
 _rooms: weakref.WeakKeyDictionary[_native.Engine, _Room] = weakref.WeakKeyDictionary()
 
 
+def _queue() -> _LoopQueue:
+    """That of the running loop."""
+    loop = asyncio.get_running_loop()
+    if (queue := _loops.get(loop)) is None:
+        queue = _loops[loop] = _LoopQueue(loop)
+    return queue
+
+
+async def begin() -> None:
+    """Comes before all else that a call does, so that many at once do not hold up their loop."""
+    await _queue().begin()
+
+
 async def compute(
     engine: _native.Engine,
     submit: Callable[[Callable[[_native.Request], None]], _native.Request],
@@ -169,9 +208,7 @@ async def compute(
     """
     while _left:
         _left.popleft().drop()
-    loop = asyncio.get_running_loop()
-    if (queue := _loops.get(loop)) is None:
-        queue = _loops[loop] = _LoopQueue(loop)
+    queue = _queue()
     if (room := _rooms.get(engine)) is None:
         room = _rooms.setdefault(engine, _Room())
     pending = _Pending(queue, room)
@@ -183,5 +220,6 @@ async def compute(
                 tell(request.n_done)
         return await pending.future
     finally:
-        if pending.future.cancel() or pending.future.cancelled():
+        if not pending.future.done() or pending.future.cancelled():
+            pending.is_awaited = False
             request.abort()

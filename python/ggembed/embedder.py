@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _arguments, _buffers, _media_calls, _native, hub, profiles, stream
+from . import _arguments, _buffers, _media_calls, _native, _requests, hub, profiles, stream
 from . import mmproj as mmproj_files
 from ._buffers import FloatArray
 from ._calls import (
@@ -807,6 +807,7 @@ class Embedder:
         >>> asyncio.run(main(Embedder()))
         ((384,), (1, 384))
         """
+        await _requests.begin()
         return await self._plan(inputs, **options).arun()
 
     async def aencode_query(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any:

@@ -183,7 +183,8 @@ def test_callers_share_micro_batches_and_wake_ups(internals, tiny):
             while embedder.stats().n_calls_running == 0:
                 await asyncio.sleep(0.001)
             tasks = [asyncio.ensure_future(embedder.aencode(text)) for text in texts]
-            await asyncio.sleep(0)
+            while embedder.stats().n_texts_queued < len(texts):
+                await asyncio.sleep(0)
             slow.cancel()
             before = embedder.stats().n_microbatches
             await asyncio.gather(*tasks)
@@ -192,6 +193,62 @@ def test_callers_share_micro_batches_and_wake_ups(internals, tiny):
         n_wakes, n_microbatches = asyncio.run(main())
         assert n_wakes < len(texts) / 2
         assert n_microbatches < 20
+
+
+def test_a_turn_of_the_loop_begins_and_finishes_few_calls(bert, monkeypatch):
+    turn, begun, finished = [0], [], []
+    submit, settle = _native.Engine.submit, _requests._Pending.settle
+
+    def counted_submit(*args, **settings):
+        begun.append(turn[0])
+        return submit(*args, **settings)
+
+    def counted_settle(pending):
+        finished.append(turn[0])
+        settle(pending)
+
+    monkeypatch.setattr(_native.Engine, "submit", counted_submit)
+    monkeypatch.setattr(_requests._Pending, "settle", counted_settle)
+
+    async def main():
+        calls = asyncio.gather(*(bert.aencode(f"caller {i}") for i in range(1000)))
+        while not calls.done():
+            turn[0] += 1
+            await asyncio.sleep(0)
+        return await calls
+
+    found = asyncio.run(main())
+    np.testing.assert_array_equal(found, bert.encode([f"caller {i}" for i in range(1000)]))
+    for turns in (begun, finished):
+        assert len(turns) == 1000
+        assert np.bincount(turns).max() <= _requests._AT_ONCE
+
+
+def test_calls_that_wait_for_a_turn_begin_in_order_and_may_leave(bert, monkeypatch):
+    begun, submit = [], _native.Engine.submit
+
+    def counted(engine, tokens, *args, **settings):
+        begun.append(int(tokens.offsets()[-1]) - 2)
+        return submit(engine, tokens, *args, **settings)
+
+    monkeypatch.setattr(_native.Engine, "submit", counted)
+
+    async def main():
+        tasks = [asyncio.ensure_future(bert.aencode("word " * n)) for n in range(1, 101)]
+        await asyncio.sleep(0)
+        assert begun == [*range(1, 1 + _requests._AT_ONCE)]
+        for task in tasks[40:60]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(task.cancelled() for task in tasks[40:60])
+        assert begun == [*range(1, 41), *range(61, 101)]
+        await asyncio.sleep(0)
+        alone = asyncio.ensure_future(bert.aencode("alone " * 7))
+        await asyncio.sleep(0)
+        assert begun[-1] >= 7  # at once
+        await alone
+
+    asyncio.run(main())
 
 
 def test_a_cancelled_task_frees_its_place(internals, tiny):
