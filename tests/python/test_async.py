@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import time
 import warnings
@@ -577,6 +578,66 @@ def test_a_stream_that_is_left_reads_no_further(bert):
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())
+
+
+def test_a_timeout_frees_the_place(internals, tiny):
+    with faulty_embedder(internals, tiny("bert-mean")) as (embedder, inject):
+        inject(zebra=("slow", -1))
+
+        async def main():
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(embedder.aencode("zebra"), 0.05)
+            await settled()
+            return await asyncio.wait_for(embedder.aencode("a cat"), 60)
+
+        assert asyncio.run(main()).shape == (32,)
+        assert embedder.stats().n_calls_aborted == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there is no TaskGroup before Python 3.11")
+def test_a_task_group_ends_all_calls_with_the_first_that_fails(internals, tiny):
+    with faulty_embedder(internals, tiny("bert-mean")) as (embedder, inject):
+        inject(zebra=("slow", -1))
+
+        async def main():
+            async with asyncio.TaskGroup() as group:
+                for _ in range(3):
+                    group.create_task(embedder.aencode("zebra"))
+                while embedder.stats().n_calls_running == 0:
+                    await asyncio.sleep(0.001)
+                group.create_task(embedder.aencode("word " * 999))
+
+        with pytest.raises(ExceptionGroup) as caught:  # noqa: F821
+            asyncio.run(main())
+        assert [type(err) for err in caught.value.exceptions] == [TextTooLongError]
+        while n_pending():
+            time.sleep(0.001)
+        assert embedder.stats().n_texts_queued == 0
+
+
+def test_a_stream_that_is_cancelled_frees_its_place(internals, tiny):
+    with faulty_embedder(internals, tiny("bert-mean")) as (embedder, inject):
+        inject(zebra=("slow", -1))
+
+        async def source():
+            for text in ["a cat"] * 8 + ["zebra"] * 8:
+                yield text
+
+        async def read():
+            return [row async for row in embedder.aencode_iter(source(), chunk_size=8)]
+
+        async def main():
+            task = asyncio.ensure_future(read())
+            while embedder.stats().n_texts < 8 or embedder.stats().n_calls_running == 0:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await settled()
+            assert len(asyncio.all_tasks()) == 1
+            return await embedder.aencode("a dog")
+
+        assert asyncio.run(main()).shape == (32,)
 
 
 def test_media_are_computed_as_encode_does(tmp_path):
