@@ -742,8 +742,8 @@ class Engine:
     ) -> Request:
         """Starts what `encode` does and does not wait for it.
 
-        on_done: called on a thread of the engine once the request can be finished without waiting. It
-        must be quick, must not raise, and must not drop the last reference to an engine.
+        on_done: called on a thread of the engine once the request can be finished without waiting.
+        It must be quick, must not raise, and must not drop the last reference to an engine.
         """
         lib = library()
         call = Call(errors=errors)
