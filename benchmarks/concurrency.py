@@ -12,18 +12,27 @@ itself needs for the query's tokens: gge_encode on tokens that are there already
 is there already, with no Python around it but the call. `forward` is the part of it in which the
 worker computes, from the counter seconds_computing. encode and aencode are whole calls on the text.
 These take turns too, query by query; `ratio` is the median over that of the bare pass.
+
+The third part is how long the coroutines of the first hold up their loop: another one sleeps a
+millisecond at a time, and a gap is what it sleeps longer. `CPU` is the largest gap in CPU time of
+the loop's thread, which other programs of the machine do not stretch. All coroutines begin at once,
+on asyncio's loop and on uvloop's where it is installed; `encode` is the gaps of a loop without
+calls while a thread encodes the same texts. Python's garbage collector, whose full passes hold up
+any loop by tens of milliseconds, is off meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import importlib.util
 import queue
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +57,17 @@ COLUMNS: report.Columns = (
     ("fill", "{fill:.2f}"),
 )
 
+GAP_COLUMNS: report.Columns = (
+    ("model", "{model}"),
+    ("case", "{case}"),
+    ("callers", "{callers}"),
+    ("texts", "{n_texts}"),
+    ("99 %", "{gap_99_ms:.1f} ms"),
+    ("largest", "{largest_gap_ms:.1f} ms"),
+    ("CPU", "{largest_cpu_ms:.1f} ms"),
+)
+TICK_S = 0.001
+
 
 def from_threads(engine: Embedder, texts: list[str], n_threads: int) -> np.ndarray:
     """Rows of texts that threads send one by one."""
@@ -71,17 +91,18 @@ def from_threads(engine: Embedder, texts: list[str], n_threads: int) -> np.ndarr
 def from_coroutines(engine: Embedder, texts: list[str], n: int) -> np.ndarray:
     """Rows of texts that n coroutines send one by one."""
     rows = np.empty((len(texts), engine.dim), np.float32)
+    asyncio.run(_coroutines(engine, texts, n, rows))
+    return rows
+
+
+async def _coroutines(engine: Embedder, texts: list[str], n: int, rows: np.ndarray) -> None:
     left = iter(range(len(texts)))
 
     async def work() -> None:
         for i in left:
             await engine.aencode(texts[i], out=rows[i])
 
-    async def main() -> None:
-        await asyncio.gather(*(work() for _ in range(n)))
-
-    asyncio.run(main())
-    return rows
+    await asyncio.gather(*(work() for _ in range(n)))
 
 
 def throughput(engine: Embedder, texts: list[str], args: argparse.Namespace) -> list[dict]:
@@ -169,6 +190,62 @@ def latency(engine: Embedder, query: str, n: int) -> list[dict[str, Any]]:
     ]
 
 
+async def _gaps(work: Awaitable[Any]) -> np.ndarray:
+    """What a coroutine sleeps longer than it asks for while others work, and the CPU time of it."""
+    gaps: list[tuple[float, float]] = []
+
+    async def tick() -> None:
+        while True:
+            start, cpu = time.perf_counter(), time.thread_time()
+            await asyncio.sleep(TICK_S)
+            gaps.append((time.perf_counter() - start - TICK_S, time.thread_time() - cpu))
+
+    ticker = asyncio.ensure_future(tick())
+    await asyncio.sleep(5 * TICK_S)
+    gaps.clear()
+    await work
+    await asyncio.sleep(2 * TICK_S)
+    ticker.cancel()
+    return np.array(gaps)
+
+
+def loop_gaps(engine: Embedder, texts: list[str], n: int, rounds: int) -> list[dict[str, Any]]:
+    rows = np.empty((len(texts), engine.dim), np.float32)
+    cases: dict[str, tuple[int, Callable[[], Any], Callable[[], Awaitable[Any]]]] = {
+        "encode": (0, asyncio.new_event_loop, lambda: asyncio.to_thread(engine.encode, texts)),
+        "asyncio": (n, asyncio.new_event_loop, lambda: _coroutines(engine, texts, n, rows)),
+    }
+    if importlib.util.find_spec("uvloop"):
+        import uvloop
+
+        cases["uvloop"] = (n, uvloop.new_event_loop, cases["asyncio"][2])
+    found: dict[str, list[np.ndarray]] = {name: [] for name in cases}
+    gc.disable()
+    for _ in range(rounds):
+        for name, (_, make, work) in cases.items():
+            gc.collect()
+            loop = make()
+            found[name].append(loop.run_until_complete(_gaps(work())))
+            loop.close()
+    gc.enable()
+    results = []
+    for name, (n_callers, _, _) in cases.items():
+        gaps = np.concatenate(found[name]) * 1e3
+        results.append(
+            {
+                "case": f"loop gap, {name}",
+                "callers": n_callers,
+                "n_texts": len(texts),
+                "gap_99_ms": float(np.quantile(gaps[:, 0], 0.99)),
+                "largest_gap_ms": float(gaps[:, 0].max()),
+                "largest_cpu_ms": float(gaps[:, 1].max()),
+                "largest_gaps_ms": [float(1e3 * one[:, 0].max()) for one in found[name]],
+                "largest_cpus_ms": [float(1e3 * one[:, 1].max()) for one in found[name]],
+            }
+        )
+    return results
+
+
 def _shown(seconds: list[float]) -> dict[str, str]:
     """Median and spread as the table has them."""
     found = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
@@ -177,13 +254,16 @@ def _shown(seconds: list[float]) -> dict[str, str]:
     return {name: f"{value:.2f} s" for name, value in found.items()}
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Lines of the first table and of the second."""
     path = models.path_of(args.model)
     with Embedder(path, device=args.device, n_threads=args.threads) as engine:
         texts = corpus.texts([args.tokens] * args.texts, engine.count_tokens)
         query = corpus.texts([args.query_tokens], engine.count_tokens)[0]
         results = throughput(engine, texts, args) + latency(engine, query, args.queries)
-    return [{"model": args.model, **result} for result in results]
+        gaps = loop_gaps(engine, texts, args.coroutines, args.rounds)
+    first, second = ([{"model": args.model, **one} for one in part] for part in (results, gaps))
+    return first, second
 
 
 def main() -> None:
@@ -200,11 +280,13 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     parser.add_argument("--no-save", action="store_true", help="write no files")
     args = parser.parse_args()
-    results = measure(args)
-    print(report.table(results, COLUMNS))
+    results, gaps = measure(args)
+    print(report.table(results, COLUMNS), report.table(gaps, GAP_COLUMNS), sep="\n\n")
     if not args.no_save:
-        path = report.save(results, sys.argv[1:], script="concurrency.py", suffix="-concurrency")
-        path.with_suffix(".md").write_text(report.markdown(results, COLUMNS), "utf-8")
+        everything = [*results, *gaps]
+        path = report.save(everything, sys.argv[1:], script="concurrency.py", suffix="-concurrency")
+        tables = report.markdown(results, COLUMNS), report.markdown(gaps, GAP_COLUMNS)
+        path.with_suffix(".md").write_text("\n".join(tables), "utf-8")
         print(f"saved {path.relative_to(Path(__file__).parent.parent)} and .md")
 
 

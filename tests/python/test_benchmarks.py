@@ -188,3 +188,15 @@ def test_concurrent_callers_get_the_rows_of_one_call(harness, bert):
     assert results[0]["ratio"] == results[3]["ratio"] == 1
     assert results[6]["ratio"] < 1
     assert {result["n_tokens"] for result in results[:3]} == {int(bert.count_tokens(texts).sum())}
+
+
+def test_gaps_of_the_loop_are_measured(harness, bert):
+    concurrency = harness("concurrency")
+    texts = [f"caller {i} and more words" for i in range(40)]
+    results = concurrency.loop_gaps(bert, texts, 20, 2)
+    cases = [result["case"] for result in results]
+    assert cases[:2] == ["loop gap, encode", "loop gap, asyncio"]
+    for result in results:
+        assert 0 < result["gap_99_ms"] <= result["largest_gap_ms"]
+        assert result["largest_cpu_ms"] > 0
+        assert len(result["largest_gaps_ms"]) == 2
