@@ -6,8 +6,8 @@ MODEL=path/to/model.gguf uvicorn --app-dir examples openai_server:app
 
 from __future__ import annotations
 
-import base64
 import os
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from ggembed import Embedder, EmbedError
+from ggembed import BusyError, Embedder, EmbedError
 from pydantic import BaseModel, Field
 
 
@@ -37,15 +37,14 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/v1/embeddings")
 async def embeddings(body: Body, request: Request) -> dict[str, Any]:
+    embedder = request.app.state.embedder
+    if embedder.stats().n_tokens_queued > 100_000:  # OpenAI's client then tries again by itself
+        raise BusyError("too many texts are waiting; come again later")
     texts = [body.input] if isinstance(body.input, str) else body.input
-    found = await request.app.state.embedder.aencode(
-        texts, truncate_dim=body.dimensions, return_info=True
-    )
-    as_bytes = body.encoding_format == "base64"
-    rows = [base64.b64encode(row).decode() if as_bytes else row.tolist() for row in found.rows]
+    found = await embedder.aencode(texts, truncate_dim=body.dimensions, return_info=True)
+    rows = found.rows.tolist() if body.encoding_format == "float" else map(b64encode, found.rows)
     data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
-    n = int(found.n_tokens.sum())
-    usage = {"prompt_tokens": n, "total_tokens": n}
+    usage = dict.fromkeys(("prompt_tokens", "total_tokens"), int(found.n_tokens.sum()))
     return {"object": "list", "model": body.model, "data": data, "usage": usage}
 
 
@@ -53,6 +52,8 @@ async def embeddings(body: Body, request: Request) -> dict[str, Any]:
 @app.exception_handler(ValueError)
 @app.exception_handler(EmbedError)
 async def refuse(_: Request, error: Exception) -> JSONResponse:
-    status = 400 if isinstance(error, (ValueError, RequestValidationError)) else 503
-    kind = "invalid_request_error" if status == 400 else "server_error"
-    return JSONResponse({"error": {"message": str(error), "type": kind, "code": None}}, status)
+    is_invalid = isinstance(error, (ValueError, RequestValidationError))
+    status = 400 if is_invalid else 429 if isinstance(error, BusyError) else 503
+    text = error.errors()[0]["msg"] if isinstance(error, RequestValidationError) else str(error)
+    kind = "invalid_request_error" if is_invalid else "server_error"
+    return JSONResponse({"error": {"message": text, "type": kind, "code": None}}, status)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,27 @@ def test_the_openai_client_is_served(server, bert):
     found = server.embeddings.create(model="m", input=texts[0], dimensions=8)
     wanted = bert.encode(texts[0], truncate_dim=8)
     np.testing.assert_allclose(found.data[0].embedding, wanted, atol=1e-6)
-    for bad in ({"input": "word " * 999}, {"input": []}, {"input": "a", "dimensions": 1000}):
-        with pytest.raises(openai.BadRequestError) as caught:
-            server.embeddings.create(model="m", **bad)
+    bad = [
+        ({"input": "word " * 999}, "text 0 has "),
+        ({"input": []}, "at least 1 item"),
+        ({"input": "a", "dimensions": 1000}, "truncate_dim must be in 1..32"),
+        ({"input": [[101, 102]]}, "valid string"),  # token ids, of which only OpenAI's models know
+    ]
+    for options, message in bad:
+        with pytest.raises(openai.BadRequestError, match=message) as caught:
+            server.embeddings.create(model="m", **options)
         assert caught.value.body["type"] == "invalid_request_error"
-        assert caught.value.body["message"]
+
+
+def test_a_busy_server_says_so_in_the_way_of_openai(server, monkeypatch):
+    import openai
+
+    stats = Embedder.stats
+    monkeypatch.setattr(Embedder, "stats", lambda e: replace(stats(e), n_tokens_queued=10**6))
+    with pytest.raises(openai.RateLimitError, match="too many texts are waiting"):
+        server.embeddings.create(model="m", input="a text")
+    monkeypatch.undo()
+    assert server.embeddings.create(model="m", input="a text").data[0].index == 0
 
 
 def test_the_server_has_less_than_60_lines():
