@@ -2,7 +2,7 @@
 
     python examples/worker_pool.py path/to/model.gguf texts.txt rows.npy
 
-Celery is the same with `start` as a handler of its signal `worker_process_init`.
+`celery_tasks.py` is the like with Celery.
 """
 
 from __future__ import annotations

@@ -117,6 +117,49 @@ def test_the_worker_pool_gives_the_rows_of_one_process(tiny, bert, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), bert.encode(texts))
 
 
+CELERY = """
+import sys
+from pathlib import Path
+import celery_tasks
+here = Path.cwd()
+for name in ("rows", "queue"):
+    (here / name).mkdir(exist_ok=True)
+folders = {f"data_folder_{way}": str(here / "queue") for way in ("in", "out")}
+celery_tasks.app.conf.update(
+    broker_url="filesystem://",
+    broker_transport_options={**folders, "control_folder": str(here / "control")},
+    result_backend=f"file://{here}/rows",
+)
+if sys.argv[1] == "ask":
+    tasks = [celery_tasks.rows_of.delay([f"text {i}", "another"]) for i in range(4)]
+    print([len(task.get(timeout=60)) for task in tasks])
+else:
+    options = ["--pool", sys.argv[1], "--concurrency", "2", "--without-gossip", "--without-mingle"]
+    celery_tasks.app.worker_main(["worker", "--loglevel", "error", *options])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Celery does not support Windows")
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_celery_serves_with_each_of_its_pools(tiny, tmp_path, pool):
+    pytest.importorskip("celery", reason="celery is not installed")
+    (tmp_path / "program.py").write_text(CELERY, "utf-8")
+    environment = {**os.environ, "MODEL": os.fspath(tiny("bert-mean")), "PYTHONPATH": str(EXAMPLES)}
+    command = [sys.executable, "program.py"]
+    options = {"cwd": tmp_path, "env": environment, "text": True}
+    with (tmp_path / "log").open("w+") as log:
+        worker = subprocess.Popen([*command, pool], stdout=log, stderr=log, **options)
+        try:
+            done = subprocess.run(
+                [*command, "ask"], capture_output=True, timeout=120, check=False, **options
+            )
+        finally:
+            worker.terminate()
+            worker.wait(60)
+        log.seek(0)
+        assert done.stdout == "[2, 2, 2, 2]\n", done.stderr + log.read()
+
+
 def test_the_notebook_runs(minilm, monkeypatch, capsys):
     monkeypatch.setenv("MODEL", os.fspath(minilm))
     runpy.run_path(str(EXAMPLES / "notebook.py"))
