@@ -144,7 +144,7 @@ class Library:
         call: Call = self.ffi.from_handle(user_data)
         call.told.add(status)
         if call.errors is not None and index not in call.errors:  # else it is known from before
-            call.errors[index] = self.exception(status, self.string(message), index, call)
+            call.errors[index] = self.exception(status, self.string(message), index, call.mark)
 
     def _keep_exception(self, _exc_type: Any, exc: BaseException, traceback: Any) -> None:
         call: Call = self.ffi.from_handle(traceback.tb_frame.f_locals["user_data"])
@@ -226,15 +226,15 @@ class Library:
         request.pointer = out[0]
 
     def exception(
-        self, status: int, message: str, index: int, call: Call | None = None
+        self, status: int, message: str, index: int, mark: int | None = None
     ) -> EmbedError:
-        """The exception of a status."""
+        """The exception of a status. mark: that of the native log when the call began."""
         name = self.string(self.lib.gge_status_name(status))
         error: type[EmbedError] = BY_STATUS.get(name, InternalError)
         made = error(message or name, input_index=index if index >= 0 else None)
         if error in LOGGED:
             log = self.native_log
-            made.native_log = log.lines(log.mark if call is None else call.mark)
+            made.native_log = log.lines(log.mark if mark is None else mark)
             if made.native_log and hasattr(made, "add_note"):
                 made.add_note("\n".join(["the last lines of the native log:", *made.native_log]))
         return made
@@ -336,7 +336,7 @@ def _in_process(pid: int, function: Callable[[Any], object], argument: Any) -> N
         function(argument)
 
 
-def check(status: int, err: Any, call: Call | None = None) -> None:
+def check(status: int, err: Any, call: Call | None = None, mark: int | None = None) -> None:
     """Raises what a native call came to; the only place where a status becomes an exception."""
     if call is not None and call.exception is not None:
         try:
@@ -346,7 +346,8 @@ def check(status: int, err: Any, call: Call | None = None) -> None:
     if status == 0:
         return
     lib = library()
-    raise lib.exception(status, lib.string(err.message), int(err.input_index), call)
+    mark = mark if call is None else call.mark
+    raise lib.exception(status, lib.string(err.message), int(err.input_index), mark)
 
 
 def c_string(text: str | bytes, what: str) -> bytes:
@@ -640,7 +641,7 @@ def _outcome(status: int, err: Any, call: Call) -> EmbedError | None:
     """What a call came to: raised, or returned if the call collects and keeps what it has."""
     if status in call.told and call.exception is None:
         lib = library()
-        return lib.exception(status, lib.string(err.message), int(err.input_index), call)
+        return lib.exception(status, lib.string(err.message), int(err.input_index), call.mark)
     check(status, err, call)
     return None
 
@@ -783,7 +784,7 @@ class TextCall:
     def encode(self, text: bytes, row: npt.NDArray[Any], flag: Any) -> None:
         """Fills a row, whose layout the caller has checked."""
         lib = self._lib
-        call, opts = None, self._opts
+        call, opts, mark = None, self._opts, lib.native_log.mark
         if threading.current_thread() is threading.main_thread():  # where Ctrl-C arrives
             call = Call()
             opts = lib.ffi.new(self._opts_type, opts[0])
@@ -792,7 +793,7 @@ class TextCall:
         status = lib.lib.gge_encode_texts(*self._arguments(text, opts, row, flag), err)
         if call is not None:
             del alive
-        check(status, err, call)
+        check(status, err, call, mark)
 
     def submit(
         self, text: bytes, row: npt.NDArray[Any], flag: Any, on_done: Callable[[Request], None]

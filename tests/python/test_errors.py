@@ -7,6 +7,7 @@ import pickle
 import sys
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import ggembed
 import numpy as np
@@ -248,6 +249,15 @@ def test_a_failing_run_has_the_last_lines_of_the_engine(internals, tiny, kind, e
         assert set(caught.value.native_log) == {line}
         with pytest.raises(error) as caught:
             asyncio.run(embedder.aencode(["a cat", "zebra"]))
+        assert set(caught.value.native_log) == {line}
+        with pytest.raises(error) as caught:
+            asyncio.run(embedder.aencode("zebra"))
+        assert set(caught.value.native_log) == {line}
+        with pytest.raises(error) as caught:
+            embedder.encode("zebra")
+        assert set(caught.value.native_log) == {line}
+        with ThreadPoolExecutor() as pool, pytest.raises(error) as caught:
+            pool.submit(embedder.encode, "zebra").result()
         assert set(caught.value.native_log) == {line}
         found = embedder.encode(["a cat", "zebra"], on_error="collect")
         assert set(found.errors[1].native_log) == {line}
