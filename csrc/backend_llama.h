@@ -149,8 +149,8 @@ public:
     static std::string used();
 };
 
-// Where our kernel for such weights of a tower reads them; NULL if there is none, or if it would lose bits of halves,
-// which towers with gated layers miss: 2e-4 in the cosine of a tiny one.
+// Where our kernel for such weights of a tower reads them, which loses no bits of halves: towers with gated layers miss
+// them, 2e-4 in the cosine of a tiny one. NULL if there is none.
 ggml_backend_buffer_type_t packed_buffer_type(const ggml_tensor *weights);
 
 // ---------------------------------------------------------------- backend_llama_files.cpp

@@ -24,11 +24,29 @@ constexpr std::pair<ggml_type, WeightType> types[] = {
     {GGML_TYPE_F32, WeightType::f32},
 };
 
-// Of weights; NULL for those that upstream keeps.
-const MatmulKernel *kernel_of(const ggml_tensor *weights) {
+// F16 becomes bfloat16 in one buffer type, and keeps its bits in the other.
+enum class Halves { rounded, whole };
+
+ggml_backend_buffer_type_t buffer_type(Halves halves);
+
+Halves halves_of(ggml_backend_buffer_type_t type) {
+    return type == buffer_type(Halves::whole) ? Halves::whole : Halves::rounded;
+}
+
+// Of weights that a buffer type is to hold; NULL for those that upstream keeps.
+const MatmulKernel *kernel_of(const ggml_tensor *weights, Halves halves) {
     const auto *const type =
         std::find_if(std::begin(types), std::end(types), [&](const auto &t) { return t.first == weights->type; });
-    return type != std::end(types) && ggml_n_dims(weights) == 2 ? matmul_kernel(type->second) : nullptr;
+    if (type == std::end(types) || ggml_n_dims(weights) != 2) {
+        return nullptr;
+    }
+    const bool is_whole = type->second == WeightType::f16 && halves == Halves::whole;
+    return matmul_kernel(is_whole ? WeightType::whole_f16 : type->second);
+}
+
+// Of weights in a buffer.
+const MatmulKernel *kernel_of(const ggml_tensor *weights) {
+    return kernel_of(weights, halves_of(weights->buffer->buft));
 }
 
 size_t n_rows(const ggml_tensor *t) {
@@ -124,7 +142,7 @@ private:
 
 Products products;
 
-// The buffer type is its context; upstream looks at it as the class that this one starts with.
+// The context of the buffer types; upstream looks at it as the class that this one starts with.
 class PackedWeights final : public ggml::cpu::extra_buffer_type {
 public:
     bool supports_op(ggml_backend_dev_t /*device*/, const ggml_tensor *op) override {
@@ -143,19 +161,23 @@ public:
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size);
 
-ggml_backend_buffer_type_t buffer_type() {
+ggml_backend_buffer_type make_buffer_type(const char *(*name)(ggml_backend_buffer_type_t)) {
     static PackedWeights context;
-    static ggml_backend_buffer_type type = {{[](ggml_backend_buffer_type_t) { return "ggembed"; }, &alloc_buffer,
-                                             [](ggml_backend_buffer_type_t) { return size_t{64}; }, nullptr,
-                                             [](ggml_backend_buffer_type_t, const ggml_tensor *t) {
-                                                 const MatmulKernel *kernel = kernel_of(t);
-                                                 return kernel == nullptr ? ggml_nbytes(t)
-                                                                          : kernel->packed_size(n_out(t), n_in(t));
-                                             },
-                                             nullptr},
-                                            ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
-                                            &context};
-    return &type;
+    return {{name, &alloc_buffer, [](ggml_backend_buffer_type_t) { return size_t{64}; }, nullptr,
+             [](ggml_backend_buffer_type_t type, const ggml_tensor *t) {
+                 const MatmulKernel *kernel = kernel_of(t, halves_of(type));
+                 return kernel == nullptr ? ggml_nbytes(t) : kernel->packed_size(n_out(t), n_in(t));
+             },
+             nullptr},
+            ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
+            &context};
+}
+
+ggml_backend_buffer_type_t buffer_type(Halves halves) {
+    static ggml_backend_buffer_type rounded = make_buffer_type([](ggml_backend_buffer_type_t) { return "ggembed"; });
+    static ggml_backend_buffer_type whole =
+        make_buffer_type([](ggml_backend_buffer_type_t) { return "ggembed, F16 whole"; });
+    return halves == Halves::whole ? &whole : &rounded;
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
@@ -178,17 +200,21 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
 }
 
 bool PackedWeights::is_packed(const ggml_tensor *weights) {
-    return weights->buffer != nullptr && weights->buffer->buft == buffer_type() && kernel_of(weights) != nullptr;
+    return weights->buffer != nullptr &&
+           (weights->buffer->buft == buffer_type(Halves::rounded) ||
+            weights->buffer->buft == buffer_type(Halves::whole)) &&
+           kernel_of(weights) != nullptr;
 }
 
 } // namespace
 
 ggml_backend_buffer_type_t packed_buffer_type(const ggml_tensor *weights) {
-    return kernel_of(weights) == nullptr || weights->type == GGML_TYPE_F16 ? nullptr : buffer_type();
+    return kernel_of(weights, Halves::whole) == nullptr ? nullptr : buffer_type(Halves::whole);
 }
 
 void add_cpu_kernels() {
-    ggml_backend_cpu_add_buffer_type(buffer_type());
+    ggml_backend_cpu_add_buffer_type(buffer_type(Halves::rounded)); // which upstream takes for all that both can hold
+    ggml_backend_cpu_add_buffer_type(buffer_type(Halves::whole));
 }
 
 CpuKernels::CpuKernels(bool allowed) noexcept {

@@ -34,7 +34,7 @@ std::array<const MatmulKernel *, 3> kernels_of(WeightType type) {
     const auto i = static_cast<size_t>(type) - (is_float ? static_cast<size_t>(WeightType::f16) : 0);
     const auto pick = [&](bool runs, const MatmulKernel *kernels) { return runs ? kernels + i : nullptr; };
     if (is_float) {
-        return {pick(cpu.avx512_bf16 && type != WeightType::f32, avx512_bf16), pick(cpu.avx512, avx512_floats),
+        return {pick(cpu.avx512_bf16 && type <= WeightType::bf16, avx512_bf16), pick(cpu.avx512, avx512_floats),
                 pick(cpu.avx2, avx2_floats)};
     }
     return {pick(cpu.avx512_vnni, avx512_vnni_int8), pick(cpu.avx_vnni, avx_vnni_int8), pick(cpu.avx2, avx2_int8)};

@@ -7,7 +7,8 @@
 
 namespace gge {
 
-enum class WeightType { q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, f16, bf16, f32 };
+// whole_f16: F16 in a kernel that keeps all its bits.
+enum class WeightType { q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, f16, bf16, f32, whole_f16 };
 
 // The rows of activations as a kernel reads them, and where its products go.
 struct MatmulTask {
@@ -46,11 +47,11 @@ inline size_t n_panels(const MatmulKernel &kernel, size_t n_out) {
     return (n_out + kernel.n_panel - 1) / kernel.n_panel;
 }
 
-// By kind of CPU, in the order of WeightType: ten for quantised weights, or those for F16, BF16 and F32.
+// By kind of CPU, in the order of WeightType: ten for quantised weights, or those from F16 on.
 extern const MatmulKernel *const avx512_vnni_int8;
 extern const MatmulKernel *const avx_vnni_int8;
 extern const MatmulKernel *const avx2_int8;
-extern const MatmulKernel *const avx512_bf16; // not F32
+extern const MatmulKernel *const avx512_bf16; // F16 and BF16
 extern const MatmulKernel *const avx512_floats;
 extern const MatmulKernel *const avx2_floats;
 

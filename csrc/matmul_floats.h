@@ -92,6 +92,7 @@ constexpr MatmulKernel float_kernels[] = {
     float_kernel<Isa, Half>(),
     float_kernel<Isa, Bfloat>(),
     float_kernel<Isa, float>(),
+    float_kernel<Isa, Half>(),
 };
 
 } // namespace

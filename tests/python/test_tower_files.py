@@ -411,6 +411,24 @@ def test_norms_biases_and_tables_may_have_any_type_too(name, kind, internals, tm
     assert 0.999 < cosine < 1.0
 
 
+@pytest.mark.parametrize("name", ["qwen3vl", "qwen25vl"])
+def test_matrices_of_halves_lose_no_bits(name, internals, tmp_path):
+    """The kernel for F32 multiplies the same numbers in the same order."""
+    tower = tiny_towers.build(name)
+    halves = {
+        key: value.astype(np.float16).astype(np.float32) if value.ndim > 1 else value
+        for key, value in tower.tensors.items()
+    }
+    tower = replace(tower, tensors=halves)
+    rows = []
+    for kind in ("F32", "F16"):
+        path = tiny_towers.write(tower, tmp_path / f"{kind}.gguf", kind=kind)
+        eye = internals.Tower(str(path), WIDTH, "vision")
+        patches = tiny_towers.patches("halves", 10, 18, eye.facts["patch_size"])
+        rows.append(np.concatenate(eye.vision([(10, 18, patches)])))
+    np.testing.assert_array_equal(*rows)
+
+
 def test_the_estimate_is_what_the_towers_hold(model, internals, tmp_path):
     path = tiny_towers.make("omni", tmp_path / "omni.gguf", kind="F16")
     without, both = estimated(model), estimated(model, path)
