@@ -41,6 +41,7 @@ from ._hub_names import Modality
 from ._info import describe, describe_engine, engine_stats
 from ._machine import n_cpus
 from ._plans import Plan, Settled
+from ._running import Running
 from ._single_texts import SingleTexts
 from ._text_calls import run_pairs
 from .errors import AbortedError, ClosedError, EmbedError, UnsupportedError, moved
@@ -145,6 +146,9 @@ class Embedder:
     media_threads : int, optional
         Threads that decode media while others are encoded; by default the cores that the process
         may use, but at most 16, for each may hold a whole image.
+    max_queued_tokens : int, optional
+        Tokens that calls of ``aencode`` and its kin may have in the queue, 1 048 576 by default;
+        those beyond wait for room, first come, first served. Calls that block are not counted.
     projection : path-like or array-like, optional
         Matrix that token rows are multiplied by, (n_projection, dim), for models of late
         interaction: an array, a ``.npy`` file or a ``.safetensors`` file with its bias.
@@ -199,6 +203,7 @@ class Embedder:
         modality: Modality | None = None,
         limits: MediaLimits | None = None,
         media_threads: int | None = None,
+        max_queued_tokens: int | None = None,
         projection: str | os.PathLike[str] | npt.ArrayLike | None = None,
         mmap: bool = True,
         cpu_kernels: CpuKernels = "auto",
@@ -208,6 +213,8 @@ class Embedder:
         self._handles: tuple[_native.Model, _native.Engine] | None = None
         self._settled: dict[tuple[Any, ...], Settled] = {}  # by options that are plain
         self._pid = os.getpid()
+        self._running = Running()
+        self._closing: _native.Engine | None = None
         chosen_pooling = _choice("pooling", pooling, Pooling)
         chosen_attention = _choice("attention", attention, Attention)
         numbers = {
@@ -215,6 +222,7 @@ class Embedder:
             "n_threads": _count("n_threads", n_threads),
             "n_ubatch": _count("n_ubatch", n_ubatch),
             "cuda_graphs": _switch("cuda_graphs", cuda_graphs),
+            "max_queued_tokens": _count("max_queued_tokens", max_queued_tokens, 2**48),
         }
         gpu_layers = 0  # the header's zero is "all", its -1 is "none"
         if n_gpu_layers is not None:
@@ -411,8 +419,21 @@ class Embedder:
         make, arguments = self._recipe
         return _arguments.remake, (make, {**arguments, "max_tokens": self._max_tokens or None})
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = False) -> None:
         """Ends running calls with ClosedError and gives the memory back. May be called twice.
+
+        Parameters
+        ----------
+        wait : bool, optional
+            Take no more calls, but wait for those that have begun, also ones of coroutines, before
+            anything ends. Streams (``encode_iter``) get what they have asked for and no more. A
+            ``close()`` from another thread or Ctrl-C cuts the wait short.
+
+        Raises
+        ------
+        BusyError
+            With `wait`, on a thread whose own calls have not ended, such as that of an event loop
+            on which coroutines wait: there, use ``await asyncio.to_thread(...)``.
 
         Examples
         --------
@@ -424,10 +445,20 @@ class Embedder:
         ...
         ggembed.errors.ClosedError: this Embedder is closed
         """
+        if wait and self._pid == os.getpid():
+            self._running.check()
         handles, self._handles = self._handles, None
         self._settled.clear()
         if handles is not None:
-            handles[1].close()
+            self._closing = handles[1]
+        if (engine := self._closing) is None:
+            return
+        try:
+            if wait and self._pid == os.getpid():
+                self._running.wait()
+        finally:
+            engine.close()
+            self._closing = None
 
     def abort(self) -> None:
         """Ends the calls that are queued or running with AbortedError. Any thread may call it.
@@ -1066,7 +1097,11 @@ class Embedder:
             shows_bar=bool(show_progress_bar),
             progress=progress,
         )
-        scores = run_pairs(call, handles, query, documents)
+        thread = self._running.begin()
+        try:
+            scores = run_pairs(call, handles, query, documents)
+        finally:
+            self._running.end(thread)
         return scores if all_outputs else np.ascontiguousarray(scores[:, 0])
 
     def similarity(self, a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
@@ -1212,7 +1247,7 @@ class Embedder:
                 if len(self._settled) == _MOST_SETTLED:
                     self._settled.clear()
                 self._settled[key] = settled
-        return Plan(settled, handles, inputs, out, self._until_ended())
+        return Plan(settled, handles, inputs, out, self._until_ended(handles[1]), self._running)
 
     def _settle(
         self,
@@ -1299,12 +1334,13 @@ class Embedder:
             raise ClosedError("this Embedder is closed")
         return handles
 
-    def _until_ended(self) -> Callable[[], None]:
+    def _until_ended(self, engine: _native.Engine) -> Callable[[], None]:
         """What raises once the call that asks for it is to end, while the engine is idle."""
         n_aborts = self._n_aborts
 
         def check() -> None:
-            self._live()
+            if not engine.close.alive:
+                raise ClosedError("this Embedder is closed")
             if self._n_aborts != n_aborts:
                 raise AbortedError("the call was aborted")
 
@@ -1428,9 +1464,9 @@ def _projection(
     return None if source is None else load_projection(source, dim)
 
 
-def _count(what: str, value: int | None) -> int:
+def _count(what: str, value: int | None, high: int = 2**31 - 1) -> int:
     """A positive count for an option whose default is 0."""
-    return 0 if value is None else integer(what, value, 1)
+    return 0 if value is None else integer(what, value, 1, high)
 
 
 def _switch(what: str, value: object) -> int:

@@ -16,6 +16,7 @@ import pytest
 from faults import faulty_embedder
 from ggembed import (
     AbortedError,
+    BusyError,
     ClosedError,
     Embedder,
     EmptyTextError,
@@ -385,6 +386,101 @@ def test_a_small_queue_serves_all_loops_whoever_leaves(tiny, monkeypatch):
         assert len(waited) > 100
         assert not _requests._rooms[small].waiting
         engine.close()
+
+
+def test_callers_beyond_a_small_queue_are_served_in_order(tiny):
+    """None is refused; those that wait are served as they came."""
+    order = []
+    with Embedder(tiny("bert-mean"), n_threads=1, n_ubatch=64, max_queued_tokens=64) as embedder:
+
+        async def call(i):
+            row = await embedder.aencode("the question " * 20)
+            order.append(i)
+            return row
+
+        async def main():
+            return await asyncio.gather(*map(call, range(100)))
+
+        rows = asyncio.run(main())
+        expected = embedder.encode("the question " * 20)
+    assert order == sorted(order)
+    np.testing.assert_array_equal(rows, [expected] * 100)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**48 + 1])
+def test_an_impossible_size_of_the_queue_is_refused(tiny, value):
+    with pytest.raises(ValueError, match=f"max_queued_tokens must be in .*, got {value}"):
+        Embedder(tiny("bert-mean"), max_queued_tokens=value)
+
+
+def test_close_can_wait_for_the_calls_that_have_begun(tiny):
+    """Also for those that wait for room, and for the rest of long ones; new ones are refused."""
+    texts = ["the question and the answer " * 9] * 600
+    with Embedder(tiny("bert-mean"), n_threads=1) as embedder:
+        expected = embedder.encode(texts[0])
+    embedder = Embedder(tiny("bert-mean"), n_threads=1, n_ubatch=64, max_queued_tokens=128)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(embedder.encode(texts)))
+
+    async def main():
+        tasks = [asyncio.ensure_future(embedder.aencode(text)) for text in texts[:50]]
+        tasks.append(asyncio.ensure_future(embedder.aencode(texts)))
+        await asyncio.sleep(0)
+        thread.start()
+        while embedder.stats().n_microbatches == 0:
+            await asyncio.sleep(0.001)
+        closing = asyncio.ensure_future(asyncio.to_thread(embedder.close, wait=True))
+        while embedder._handles is not None:
+            await asyncio.sleep(0.001)
+        with pytest.raises(ClosedError, match="is closed"):
+            await embedder.aencode("too late")
+        assert not closing.done()
+        await closing
+        thread.join(60)
+        return await asyncio.gather(*tasks)
+
+    *single, many = asyncio.run(main())
+    for rows in (single, many, found[0]):
+        np.testing.assert_array_equal(rows, np.broadcast_to(expected, (len(rows), 32)))
+    embedder.close()
+    embedder.close(wait=True)
+
+
+def test_a_wait_for_calls_that_cannot_end_is_refused(tiny):
+    with Embedder(tiny("bert-mean"), n_threads=1) as embedder:
+
+        async def main():
+            task = asyncio.ensure_future(embedder.aencode("a"))
+            await asyncio.sleep(0)
+            with pytest.raises(BusyError, match=r"begun 1 calls .* await asyncio\.to_thread"):
+                embedder.close(wait=True)
+            return await task
+
+        assert asyncio.run(main()).shape == (32,)
+        with pytest.raises(BusyError, match="begun 1 calls"):
+            embedder.encode("a", progress=lambda *_: embedder.close(wait=True))
+        embedder.close(wait=True)
+        with pytest.raises(ClosedError):
+            embedder.encode("a")
+
+
+def test_another_close_cuts_the_wait_short(internals, tiny):
+    with faulty_embedder(internals, tiny("bert-mean")) as (embedder, inject):
+        inject(zebra=("slow", -1))
+
+        async def main():
+            task = asyncio.ensure_future(embedder.aencode("zebra"))
+            while embedder.stats().n_calls_running == 0:
+                await asyncio.sleep(0.001)
+            closing = asyncio.ensure_future(asyncio.to_thread(embedder.close, wait=True))
+            await asyncio.sleep(0.01)
+            assert not closing.done()
+            embedder.close()
+            with pytest.raises(ClosedError):
+                await task
+            await closing
+
+        asyncio.run(main())
 
 
 def test_closing_at_any_moment_ends_all_callers(tiny):
