@@ -1,5 +1,7 @@
 #include "devices.h"
 
+#include "cgroups.h"
+
 #include <algorithm>
 #include <fstream>
 #include <sstream>
@@ -112,16 +114,18 @@ std::string show_free(const std::vector<Device> &devices) {
     return text;
 }
 
-int64_t host_memory_available() {
-    std::ifstream file("/proc/meminfo");
+int64_t host_memory_available(const std::string &root) {
+    int64_t available = 0;
+    std::ifstream file(root + "/proc/meminfo");
     for (std::string line; std::getline(file, line);) {
         if (std::istringstream in(line); line.compare(0, 13, "MemAvailable:") == 0) {
             std::string name;
             int64_t kib = 0;
-            return in >> name >> kib ? kib * 1024 : 0;
+            available = in >> name >> kib ? kib * 1024 : 0;
         }
     }
-    return 0;
+    const int64_t left = cgroup_memory_available(root);
+    return left < 0 ? available : std::max<int64_t>(available == 0 ? left : std::min(left, available), 1);
 }
 
 } // namespace gge

@@ -23,7 +23,8 @@ std::string show_bytes(int64_t bytes);
 // "1.50 GiB on cuda:0, 2.00 GiB on cuda:1"
 std::string show_free(const std::vector<Device> &devices);
 
-// Memory of the host that the kernel says is available; 0 where it does not.
-int64_t host_memory_available();
+// Memory of the host that the kernel says is available to the process, within its cgroups; 0 where it does not. root: of
+// the files that say so, "" but for tests.
+int64_t host_memory_available(const std::string &root = "");
 
 } // namespace gge

@@ -1,7 +1,8 @@
 #include "threads.h"
 
+#include "cgroups.h"
+
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 #include <set>
 #include <sstream>
@@ -21,26 +22,6 @@ namespace {
 
 constexpr int32_t max_cpu = 1 << 20;
 
-std::string first_line(const std::string &path) {
-    std::ifstream file(path);
-    std::string line;
-    std::getline(file, line);
-    return line;
-}
-
-std::vector<std::string> split(const std::string &text, char separator) {
-    std::vector<std::string> parts;
-    std::istringstream in(text);
-    for (std::string part; std::getline(in, part, separator);) {
-        parts.push_back(part);
-    }
-    return parts;
-}
-
-bool contains(const std::vector<std::string> &list, const char *item) {
-    return std::find(list.begin(), list.end(), item) != list.end();
-}
-
 // CPUs that a time per period is, rounded up; 0 if the two say nothing.
 int32_t cpus_of(const std::string &quota, const std::string &period) {
     std::istringstream in(quota + " " + period);
@@ -50,73 +31,6 @@ int32_t cpus_of(const std::string &quota, const std::string &period) {
         return 0;
     }
     return static_cast<int32_t>(std::min<int64_t>((used - 1) / whole + 1, INT32_MAX));
-}
-
-// A place where cgroups are to be seen: those below root, below folder.
-struct CgroupMount {
-    bool v2 = false;
-    std::string root;
-    std::string folder;
-};
-
-// Blanks and the like stand in mountinfo as octal numbers.
-std::string unescaped(const std::string &text) {
-    std::string plain;
-    for (size_t i = 0; i < text.size(); ++i) {
-        if (text[i] == '\\' && text.size() - i > 3) {
-            plain += static_cast<char>((text[i + 1] - '0') << 6 | (text[i + 2] - '0') << 3 | (text[i + 3] - '0'));
-            i += 3;
-        } else {
-            plain += text[i];
-        }
-    }
-    return plain;
-}
-
-// Those that may say something of CPUs. A line of mountinfo:
-//     36 35 0:31 /root /folder rw,relatime shared:1 - cgroup source rw,cpu,cpuacct
-std::vector<CgroupMount> cgroup_mounts(const std::string &root) {
-    std::vector<CgroupMount> mounts;
-    std::ifstream file(root + "/proc/self/mountinfo");
-    for (std::string line; std::getline(file, line);) {
-        const std::vector<std::string> fields = split(line, ' ');
-        const auto dash = std::find(fields.begin(), fields.end(), "-");
-        if (dash - fields.begin() < 5 || fields.end() - dash < 4) {
-            continue;
-        }
-        const bool v2 = dash[1] == "cgroup2";
-        if (v2 || (dash[1] == "cgroup" && contains(split(dash[3], ','), "cpu"))) {
-            mounts.push_back({v2, unescaped(fields[3]), unescaped(fields[4])});
-        }
-    }
-    return mounts;
-}
-
-// The process's cgroup, from the root of all; empty if it has none of that version.
-std::string cgroup_path(const std::string &root, bool v2) {
-    std::ifstream file(root + "/proc/self/cgroup");
-    for (std::string line; std::getline(file, line);) {
-        const size_t begin = line.find(':');
-        const size_t end = begin == std::string::npos ? begin : line.find(':', begin + 1);
-        if (end == std::string::npos) {
-            continue;
-        }
-        const std::string controllers = line.substr(begin + 1, end - begin - 1);
-        if (v2 ? controllers.empty() : contains(split(controllers, ','), "cpu")) {
-            return line.substr(end + 1);
-        }
-    }
-    return "";
-}
-
-// The cgroup below what is mounted; what a container does not see of it is left out.
-std::string below(const CgroupMount &mount, const std::string &path) {
-    const std::string top = mount.root == "/" ? "" : mount.root;
-    const bool seen = path.compare(0, top.size(), top) == 0 && (path.size() == top.size() || path[top.size()] == '/');
-    if (!seen || contains(split(path, '/'), "..")) {
-        return "";
-    }
-    return path.substr(top.size());
 }
 
 int32_t cpus_of_group(const std::string &folder, bool v2) {
@@ -156,15 +70,9 @@ std::vector<int32_t> parse_cpu_list(const std::string &text) {
 
 int32_t cgroup_cpus(const std::string &root) {
     int32_t fewest = 0;
-    for (const CgroupMount &mount : cgroup_mounts(root)) {
-        for (std::string path = below(mount, cgroup_path(root, mount.v2));;) {
-            const int32_t n = cpus_of_group(root + mount.folder + path, mount.v2);
-            fewest = n > 0 && (fewest == 0 || n < fewest) ? n : fewest;
-            if (path.empty()) {
-                break;
-            }
-            path.resize(path.rfind('/')); // the group above
-        }
+    for (const Cgroup &group : own_cgroups(root, "cpu")) {
+        const int32_t n = cpus_of_group(group.folder, group.v2);
+        fewest = n > 0 && (fewest == 0 || n < fewest) ? n : fewest;
     }
     return fewest;
 }

@@ -1,5 +1,6 @@
 #include "check.h"
 #include "devices.h"
+#include "fake_root.h"
 
 using namespace gge;
 
@@ -83,3 +84,53 @@ TEST(the_host_has_memory_available) {
     CHECK(host_memory_available() > 0);
 }
 #endif
+
+namespace {
+
+constexpr int64_t gib = int64_t{1} << 30;
+
+// A host that has 8 GiB available.
+int64_t available(fake::Root &root) {
+    root.add("proc/meminfo", "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:    8388608 kB");
+    return host_memory_available(root.path());
+}
+
+std::string show(int64_t bytes) {
+    return std::to_string(bytes);
+}
+
+} // namespace
+
+TEST(a_host_without_limits_has_what_the_kernel_says) {
+    fake::Root none;
+    CHECK_EQ(available(none), 8 * gib);
+    fake::Root unlimited;
+    unlimited.v2("/a").add("sys/fs/cgroup/a/memory.max", "max").add("sys/fs/cgroup/a/memory.current", "123");
+    CHECK_EQ(available(unlimited), 8 * gib);
+    CHECK_EQ(host_memory_available(fake::Root().path()), 0);
+}
+
+TEST(the_least_that_a_cgroup_or_one_above_leaves_counts) {
+    fake::Root root;
+    root.v2("/a/b").add("sys/fs/cgroup/a/b/memory.max", show(6 * gib));
+    CHECK_EQ(available(root), 8 * gib); // what is used is unknown
+    root.add("sys/fs/cgroup/a/b/memory.current", show(gib));
+    CHECK_EQ(available(root), 5 * gib);
+    root.add("sys/fs/cgroup/a/memory.max", show(4 * gib)).add("sys/fs/cgroup/a/memory.current", show(2 * gib));
+    CHECK_EQ(available(root), 2 * gib);
+    root.add("sys/fs/cgroup/a/memory.stat", "anon 7\ninactive_file " + show(gib) + "\nactive_file 9");
+    CHECK_EQ(available(root), 3 * gib); // pages of files give way
+    root.add("sys/fs/cgroup/a/memory.current", show(9 * gib));
+    CHECK_EQ(available(root), 1); // nothing, which is not unknown
+}
+
+TEST(a_cgroup_of_version_1_counts_too) {
+    fake::Root root;
+    root.v1("/elsewhere", "/a").add("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712");
+    root.add("sys/fs/cgroup/memory/memory.usage_in_bytes", show(9 * gib));
+    CHECK_EQ(available(root), 8 * gib);
+    root.add("sys/fs/cgroup/memory/a/memory.limit_in_bytes", show(3 * gib));
+    root.add("sys/fs/cgroup/memory/a/memory.usage_in_bytes", show(2 * gib));
+    root.add("sys/fs/cgroup/memory/a/memory.stat", "total_inactive_file " + show(gib));
+    CHECK_EQ(available(root), 2 * gib);
+}

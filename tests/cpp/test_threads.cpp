@@ -1,9 +1,7 @@
 #include "check.h"
+#include "fake_root.h"
 #include "threads.h"
 
-#include <filesystem>
-#include <fstream>
-#include <random>
 #include <thread>
 
 #if defined(__linux__)
@@ -11,53 +9,13 @@
 #endif
 
 using namespace gge;
+using fake::Root;
 
 namespace {
 
-// A folder that stands for "/".
-class Root {
-public:
-    Root() : folder_(std::filesystem::temp_directory_path() / unique_name()) {}
-    ~Root() { std::filesystem::remove_all(folder_); }
-    Root(const Root &) = delete;
-    Root &operator=(const Root &) = delete;
-
-    Root &add(const std::string &path, const std::string &text) {
-        const std::filesystem::path file = folder_ / path;
-        std::filesystem::create_directories(file.parent_path());
-        std::ofstream(file) << text << '\n';
-        return *this;
-    }
-
-    // The process's cgroup of version 2, and the place where it is to be seen.
-    Root &v2(const std::string &path, const std::string &mount_root = "/") {
-        add("proc/self/cgroup", "0::" + path);
-        return add("proc/self/mountinfo",
-                   "30 23 0:26 " + mount_root + " /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup rw,nsdelegate");
-    }
-
-    Root &v1(const std::string &path) {
-        add("proc/self/cgroup", "4:memory:/elsewhere\n3:cpuset:/no\n2:cpu,cpuacct:" + path + "\n1:name=systemd:/x");
-        return add("proc/self/mountinfo", "33 31 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
-                                          "34 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
-                                          "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpuacct,cpu");
-    }
-
-    Root &cpu(int i, const std::string &siblings, const std::string &file = "core_cpus_list") {
-        return add("sys/devices/system/cpu/cpu" + std::to_string(i) + "/topology/" + file, siblings);
-    }
-
-    std::string path() const { return folder_.string(); }
-    int32_t cpus() const { return cgroup_cpus(path()); }
-
-private:
-    static std::string unique_name() {
-        std::random_device draw;
-        return "ggembed_test_threads_" + std::to_string(draw()) + "_" + std::to_string(draw());
-    }
-
-    std::filesystem::path folder_;
-};
+int32_t cpus(const Root &root) {
+    return cgroup_cpus(root.path());
+}
 
 using Cpus = std::vector<int32_t>;
 
@@ -96,7 +54,9 @@ TEST(lists_of_cpus) {
 }
 
 TEST(a_quota_is_rounded_up) {
-    const auto cpus = [](const std::string &line) { return Root().v2("/").add("sys/fs/cgroup/cpu.max", line).cpus(); };
+    const auto cpus = [](const std::string &line) {
+        return cgroup_cpus(Root().v2("/").add("sys/fs/cgroup/cpu.max", line).path());
+    };
     CHECK_EQ(cpus("200000 100000"), 2);
     CHECK_EQ(cpus("150000 100000"), 2);
     CHECK_EQ(cpus("50000 100000"), 1);
@@ -107,46 +67,46 @@ TEST(a_quota_is_rounded_up) {
 TEST(no_quota_and_unreadable_lines_mean_no_limit) {
     for (const char *line :
          {"max 100000", "", "200000", "200000 0", "-5 100000", "abc 100000", "99999999999999999999 1"}) {
-        CHECK_EQ(Root().v2("/").add("sys/fs/cgroup/cpu.max", line).cpus(), 0);
+        CHECK_EQ(cpus(Root().v2("/").add("sys/fs/cgroup/cpu.max", line)), 0);
     }
-    CHECK_EQ(Root().cpus(), 0);
-    CHECK_EQ(Root().v2("/").cpus(), 0);
-    CHECK_EQ(Root().add("proc/self/cgroup", "nonsense\n0:").add("proc/self/mountinfo", "x - cgroup2\n\n").cpus(), 0);
+    CHECK_EQ(cpus(Root()), 0);
+    CHECK_EQ(cpus(Root().v2("/")), 0);
+    CHECK_EQ(cpus(Root().add("proc/self/cgroup", "nonsense\n0:").add("proc/self/mountinfo", "x - cgroup2\n\n")), 0);
 }
 
 TEST(the_quota_of_the_own_cgroup_and_of_those_above_counts) {
     Root own;
     own.v2("/a/b/c").add("sys/fs/cgroup/a/b/c/cpu.max", "300000 100000");
-    CHECK_EQ(own.cpus(), 3);
+    CHECK_EQ(cpus(own), 3);
     own.add("sys/fs/cgroup/a/cpu.max", "200000 100000");
-    CHECK_EQ(own.cpus(), 2);
+    CHECK_EQ(cpus(own), 2);
     own.add("sys/fs/cgroup/cpu.max", "100000 100000");
-    CHECK_EQ(own.cpus(), 1);
+    CHECK_EQ(cpus(own), 1);
     own.add("sys/fs/cgroup/a/b/other/cpu.max", "10 100000");
-    CHECK_EQ(own.cpus(), 1);
+    CHECK_EQ(cpus(own), 1);
 }
 
 TEST(a_container_sees_its_own_cgroup_at_the_top) {
     const std::string quota = "400000 100000";
     // with a namespace of its own, without one, and in one whose root is elsewhere
-    CHECK_EQ(Root().v2("/").add("sys/fs/cgroup/cpu.max", quota).cpus(), 4);
-    CHECK_EQ(Root().v2("/docker/ab", "/docker/ab").add("sys/fs/cgroup/cpu.max", quota).cpus(), 4);
-    CHECK_EQ(Root().v2("/docker/ab/c", "/docker/ab").add("sys/fs/cgroup/c/cpu.max", quota).cpus(), 4);
-    CHECK_EQ(Root().v2("/docker/abc", "/docker/ab").add("sys/fs/cgroup/cpu.max", quota).cpus(), 4);
-    CHECK_EQ(Root().v2("/../x").add("sys/fs/cgroup/cpu.max", quota).add("sys/fs/x/cpu.max", "1 1").cpus(), 4);
+    CHECK_EQ(cpus(Root().v2("/").add("sys/fs/cgroup/cpu.max", quota)), 4);
+    CHECK_EQ(cpus(Root().v2("/docker/ab", "/docker/ab").add("sys/fs/cgroup/cpu.max", quota)), 4);
+    CHECK_EQ(cpus(Root().v2("/docker/ab/c", "/docker/ab").add("sys/fs/cgroup/c/cpu.max", quota)), 4);
+    CHECK_EQ(cpus(Root().v2("/docker/abc", "/docker/ab").add("sys/fs/cgroup/cpu.max", quota)), 4);
+    CHECK_EQ(cpus(Root().v2("/../x").add("sys/fs/cgroup/cpu.max", quota).add("sys/fs/x/cpu.max", "1 1")), 4);
 }
 
 TEST(version_1_has_its_quota_in_two_files) {
     Root root;
     root.v1("/a/b").add("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000");
     root.add("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1");
-    CHECK_EQ(root.cpus(), 0);
+    CHECK_EQ(cpus(root), 0);
     root.add("sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_period_us", "50000");
     root.add("sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_quota_us", "125000");
-    CHECK_EQ(root.cpus(), 3);
+    CHECK_EQ(cpus(root), 3);
     root.add("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000");
     root.add("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "100000");
-    CHECK_EQ(root.cpus(), 1);
+    CHECK_EQ(cpus(root), 1);
 }
 
 TEST(folders_with_blanks_are_found) {
@@ -154,7 +114,7 @@ TEST(folders_with_blanks_are_found) {
     root.add("proc/self/cgroup", "0::/my group");
     root.add("proc/self/mountinfo", "30 23 0:26 / /sys/c\\040g rw - cgroup2 cgroup rw");
     root.add("sys/c g/my group/cpu.max", "200000 100000");
-    CHECK_EQ(root.cpus(), 2);
+    CHECK_EQ(cpus(root), 2);
 }
 
 TEST(cpus_of_one_core_count_once) {
