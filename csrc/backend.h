@@ -178,6 +178,12 @@ public:
     virtual int64_t n_graphs_reused() const = 0;
 };
 
+// Tells what a model, a session and one of each tower would hold.
+using Measure = std::function<gge_memory(const SessionOptions &)>;
+
+// Tokens of the largest session that can be measured.
+constexpr int64_t most_measured = 1 << 22;
+
 // Weights and vocabulary; immutable, for any number of threads.
 class BackendModel {
 public:
@@ -203,6 +209,9 @@ public:
     virtual const std::vector<std::unique_ptr<BackendTower>> &towers() const noexcept = 0;
 
     virtual std::unique_ptr<BackendSession> open(const SessionOptions &options) const = 0;
+
+    // Lends use what measures sessions, next to towers for passes of n_tower_batch rows.
+    virtual void survey(int64_t n_tower_batch, const std::function<void(const Measure &)> &use) const = 0;
 };
 
 // llama.cpp's devices by name: the GPUs first, the CPU last.
@@ -215,11 +224,10 @@ void ask_driver(Device &device);
 std::unique_ptr<BackendModel> load_llama_model(const std::string &path, const std::vector<Device> &devices,
                                                const LoadOptions &options);
 
-// What a model, a session, and one of each tower for passes of n_tower_batch rows would hold, without loading the
-// weights. choose: the session, from the facts that its size depends on: architecture, pooling, attention, has_cache,
-// has_state, n_ctx_train, n_cls_out.
-gge_memory estimate_llama_model(const std::string &path, const std::vector<Device> &devices, const LoadOptions &options,
-                                int64_t n_tower_batch, const std::function<SessionOptions(const ModelFacts &)> &choose);
+// The same as BackendModel::survey for a file, without loading its weights. The facts are those that the size of
+// sessions depends on: architecture, pooling, attention, has_cache, has_state, n_ctx_train, n_cls_out.
+void survey_llama_model(const std::string &path, const std::vector<Device> &devices, const LoadOptions &options,
+                        int64_t n_tower_batch, const std::function<void(const ModelFacts &, const Measure &)> &use);
 
 // Name of a level of quantisation, i from 0; nullptr when i is out of range.
 const char *llama_quantize_level(int32_t i) noexcept;

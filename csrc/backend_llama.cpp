@@ -604,6 +604,8 @@ public:
 
     void load(const LoadOptions &options, const Device &device) {
         towers_ = load_towers(options, device, facts_.n_embd);
+        load_options_ = options;
+        load_options_.callbacks = {};
     }
 
     std::unique_ptr<BackendSession> open(const SessionOptions &options) const override {
@@ -614,6 +616,11 @@ public:
         } catch (const std::bad_alloc &) {
             throw Error(GGE_E_MEMORY, "out of memory" + free_memory());
         }
+    }
+
+    void survey(int64_t n_tower_batch, const std::function<void(const Measure &)> &use) const override {
+        survey_llama_model(facts_.path, devices_, load_options_, n_tower_batch,
+                           [&](const ModelFacts &, const Measure &measure) { use(measure); });
     }
 
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return special_tokens_; }
@@ -860,6 +867,7 @@ private:
     ModelPtr model_;
     std::vector<Adapter> adapters_; // freed with the model
     const std::vector<Device> devices_;
+    LoadOptions load_options_;
     const bool on_cpu_; // no layer is elsewhere
     size_t tile_ = 0;
     std::vector<std::unique_ptr<BackendTower>> towers_;
@@ -1052,11 +1060,12 @@ Error lacks_memory(const std::string &path, std::vector<Device> devices, const L
     const int64_t file_bytes = check_files(path).bytes;
     std::string text = reason;
     try {
-        const gge_memory needs = estimate_llama_model(path, devices, options, 1, [](const ModelFacts &) {
+        gge_memory needs{};
+        survey_llama_model(path, devices, options, 1, [&](const ModelFacts &, const Measure &measure) {
             SessionOptions least;
             least.n_ctx = least.n_ubatch = 8;
             least.n_seq_max = 1;
-            return least;
+            needs = measure(least);
         });
         text +=
             "; the weights take " +

@@ -301,39 +301,38 @@ void add_towers(gge_memory &memory, const gge_memory &towers) {
 
 } // namespace
 
-gge_memory estimate_llama_model(const std::string &path, const std::vector<Device> &devices, const LoadOptions &options,
-                                int64_t n_tower_batch,
-                                const std::function<SessionOptions(const ModelFacts &)> &choose) {
+void survey_llama_model(const std::string &path, const std::vector<Device> &devices, const LoadOptions &options,
+                        int64_t n_tower_batch, const std::function<void(const ModelFacts &, const Measure &)> &use) {
     LoadOptions silent = options;
     silent.callbacks = {};
     const OpenedModel opened = open_model(path, devices, silent, true);
+    llama_model *const model = opened.model.get();
     const bool on_cpu = devices.front().kind == GGE_DEVICE_CPU;
+    gge_memory beside{}; // what is the same for all sessions, and not the model's own
+    for (const Adapter &adapter : opened.adapters) {
+        add_adapter(beside, adapter.path, llama_model_n_layer(model) + 1 - opened.n_gpu_layers, opened.n_gpu_layers);
+    }
+    add_towers(beside, estimate_towers(devices.front(), options, llama_model_n_embd_out(model), n_tower_batch));
     const Shield shield;
-    gge_memory memory{};
     try {
-        check_shape(opened.model.get());
-        const ModelFacts facts = facts_for_size(opened.model.get(), opened.files, on_cpu);
-        const SessionOptions session = choose(facts);
-        // upstream has some bytes for each token even then
-        constexpr int64_t most_tokens = 1 << 22;
-        if (session.n_ctx > most_tokens) {
-            throw Error(GGE_E_INVALID, "n_ctx is " + std::to_string(session.n_ctx) + ", estimates go up to " +
-                                           std::to_string(most_tokens) + "; give a smaller one");
-        }
-        const ContextPtr context = make_context(opened.model.get(), session, on_cpu, facts.packs);
-        memory = memory_of(context.get(), round_up(session.n_ubatch, static_cast<int64_t>(opened.files.tile)));
+        check_shape(model);
+        const ModelFacts facts = facts_for_size(model, opened.files, on_cpu);
+        use(facts, [&](const SessionOptions &session) {
+            if (session.n_ctx > most_measured) { // upstream has some bytes for each token even then
+                throw Error(GGE_E_INVALID, "n_ctx is " + std::to_string(session.n_ctx) + ", estimates go up to " +
+                                               std::to_string(most_measured) + "; give a smaller one");
+            }
+            const ContextPtr context = make_context(model, session, on_cpu, facts.packs);
+            gge_memory memory =
+                memory_of(context.get(), round_up(session.n_ubatch, static_cast<int64_t>(opened.files.tile)));
+            add_towers(memory, beside);
+            return memory;
+        });
     } catch (const Error &e) {
         throw Error(e.status(), path + ": " + e.what());
     } catch (const std::runtime_error &e) {
         throw Error(GGE_E_FORMAT, path + ": " + e.what());
     }
-    for (const Adapter &adapter : opened.adapters) {
-        add_adapter(memory, adapter.path, llama_model_n_layer(opened.model.get()) + 1 - opened.n_gpu_layers,
-                    opened.n_gpu_layers);
-    }
-    add_towers(memory,
-               estimate_towers(devices.front(), options, llama_model_n_embd_out(opened.model.get()), n_tower_batch));
-    return memory;
 }
 
 } // namespace gge

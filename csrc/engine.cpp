@@ -1,112 +1,60 @@
 // Between two turns of the worker jobs come, end and overtake each other.
 #include "engine.h"
 
+#include "devices.h"
 #include "log.h"
-#include "threads.h"
 
 #include <algorithm>
 
 namespace gge {
 namespace {
 
-// The curve is flat from 64 to 8192 tokens on the CPU (benchmarks/results/2026-11-21-amd-epyc-2cpu-tune.md); on other
-// devices none has been measured. `ggembed bench --tune` measures it.
-constexpr int64_t default_n_ubatch = 512;
-// Rows that a media encoder makes together.
-constexpr int64_t default_n_tower_batch = 2048;
-// Upstream has 256 sequence ids, of which a backend may need one.
-constexpr int64_t max_n_seq = 255;
-// Each sequence of a recurrent model needs its own state.
-constexpr int64_t default_n_seq_with_state = 16;
-// Of micro-batches that lack of memory makes smaller.
-constexpr int64_t least_n_ubatch = 64;
-int64_t longest_input(const ModelFacts &facts, const EngineOptions &options) {
-    if (options.n_ctx > facts.n_ctx_train) {
-        throw Error(GGE_E_INVALID, "n_ctx is " + std::to_string(options.n_ctx) + ", the model's context holds " +
-                                       std::to_string(facts.n_ctx_train));
+// Of several the first, with the free memory of all.
+Device all_as_one(const Model &model) {
+    std::vector<Device> devices = model.devices();
+    std::for_each(devices.begin(), devices.end(), ask_driver);
+    Device all = devices.front();
+    for (size_t i = 1; i < devices.size(); ++i) {
+        all.memory_free += devices[i].memory_free;
     }
-    return options.n_ctx > 0 ? options.n_ctx : facts.n_ctx_train;
+    return all;
 }
 
-SessionOptions first_session(const ModelFacts &facts, const EngineOptions &options, bool cuda_graphs) {
-    if (!facts.has_cache && options.attention == AttentionChoice::causal) {
-        throw Error(GGE_E_UNSUPPORTED, "models of architecture " + facts.architecture + " are bidirectional only");
+Budget budget_of(const Model &model, const EngineOptions &options, bool cuda_graphs) {
+    const gge_device_kind device = model.devices().front().kind;
+    Budget budget = choose_budget(model.facts(), options, device, cuda_graphs);
+    if (options.memory_limit > 0) {
+        model.backend().survey(tower_batch(options),
+                               [&](const Measure &measure) { fit_limit(budget, options, device, measure); });
     }
-    SessionOptions s;
-    s.n_ubatch = options.n_ubatch > 0 ? options.n_ubatch : default_n_ubatch;
-    s.n_seq_max = options.n_seq_max > 0 ? options.n_seq_max : facts.has_state ? default_n_seq_with_state : max_n_seq;
-    s.n_seq_max = std::min({s.n_seq_max, max_n_seq, s.n_ubatch});
-    s.n_ctx = s.n_ubatch;
-    s.n_positions = facts.cacheless ? longest_input(facts, options) : 0;
-    s.n_threads = options.n_threads > 0 ? options.n_threads : default_n_threads();
-    s.attention = options.attention;
-    s.flash_attention = options.flash_attention;
-    s.cuda_graphs = cuda_graphs;
-    s.rank = facts.pooling == GGE_POOLING_RANK && facts.n_cls_out > 0;
-    return s;
-}
-
-// Opens the first session of an engine; where memory lacks for its micro-batches, for ones of half the tokens.
-std::unique_ptr<BackendSession> open_first(const BackendModel &model, SessionOptions &options) {
-    const int64_t n_asked = options.n_ubatch;
-    while (true) {
-        try {
-            return model.open(options);
-        } catch (const Error &e) {
-            const std::string lack = "no memory for micro-batches of " + std::to_string(options.n_ubatch) + " tokens";
-            if (e.status() != GGE_E_MEMORY) {
-                throw;
-            }
-            if (options.n_ubatch / 2 < least_n_ubatch) {
-                const std::string asked =
-                    options.n_ubatch < n_asked ? ", the least after " + std::to_string(n_asked) : "";
-                throw Error(GGE_E_MEMORY, lack + asked + ": " + e.what());
-            }
-            log_line(GGE_LOG_WARN, (lack + ", trying half: " + e.what()).c_str());
-        }
-        options.n_ubatch /= 2;
-        options.n_ctx = options.n_ubatch;
-        options.n_seq_max = std::min(options.n_seq_max, options.n_ubatch);
-    }
-}
-
-int64_t tower_batch(const EngineOptions &options) {
-    return options.n_tower_batch > 0 ? options.n_tower_batch : default_n_tower_batch;
-}
-
-bool is_causal(const ModelFacts &facts, AttentionChoice attention) {
-    return attention == AttentionChoice::from_file ? facts.attention == Attention::causal
-                                                   : attention == AttentionChoice::causal;
-}
-
-// Without flash attention, attention takes memory that is quadratic in a micro-batch, on the CPU too.
-bool may_split(const ModelFacts &facts, const EngineOptions &options) {
-    const bool runs_whole = facts.cacheless && options.flash_attention != FlashAttention::off;
-    return facts.has_cache && !runs_whole && is_causal(facts, options.attention);
+    return budget;
 }
 
 } // namespace
 
-SessionOptions largest_session(const ModelFacts &facts, const EngineOptions &options) {
-    const int64_t n_ctx = longest_input(facts, options);
-    const SessionOptions first = first_session(facts, options, false);
-    return grown(first, n_ctx, n_ctx, may_split(facts, options) && !first.rank);
-}
-
 gge_memory estimate(const std::string &path, const LoadOptions &load, const EngineOptions &options) {
     const DeviceChoice choice = choose_devices(llama_devices(), load.device, load.split);
-    return estimate_llama_model(path, choice.devices, load, tower_batch(options),
-                                [&](const ModelFacts &facts) { return largest_session(facts, options); });
+    const gge_device_kind device = choice.devices.front().kind;
+    gge_memory needs{};
+    survey_llama_model(path, choice.devices, load, tower_batch(options),
+                       [&](const ModelFacts &facts, const Measure &measure) {
+                           Budget budget = choose_budget(facts, options, device, false);
+                           if (options.memory_limit > 0) {
+                               fit_limit(budget, options, device, measure);
+                           }
+                           needs = measure(budget.session_for(budget.n_room, budget.first.rank));
+                       });
+    return needs;
 }
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
-    : model_(std::move(model)), n_ctx_(longest_input(model_->facts(), options)),
+    : model_(std::move(model)),
       graphs_(choose_cuda_graphs(options.cuda_graphs, model_->devices(), environment_disables_graphs())),
-      first_session_(first_session(model_->facts(), options, graphs_.on)),
+      budget_(budget_of(*model_, options, graphs_.on)),
       attention_(is_causal(model_->facts(), options.attention) ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL),
       worker_(open_worker(options)),
-      scheduler_({first_session_.n_ubatch, first_session_.n_seq_max, options.max_queued_tokens}) {
-    ended_.reserve(static_cast<size_t>(first_session_.n_seq_max));
+      scheduler_({budget_.first.n_ubatch, budget_.first.n_seq_max, options.max_queued_tokens}) {
+    ended_.reserve(static_cast<size_t>(budget_.first.n_seq_max));
     thread_ = std::thread(&Engine::work, this);
 }
 
@@ -115,23 +63,24 @@ Engine::~Engine() {
 }
 
 std::unique_ptr<Worker> Engine::open_worker(const EngineOptions &options) {
-    auto session = open_first(model_->backend(), first_session_);
-    const WorkerOptions for_worker{first_session_, n_ctx_, tower_batch(options), may_split(model_->facts(), options)};
+    auto session = open_first(model_->backend(), budget_, options, all_as_one(*model_));
     WorkerHost &host = *this;
-    return std::make_unique<Worker>(host, *model_, for_worker, std::move(session));
+    return std::make_unique<Worker>(host, *model_, WorkerOptions{budget_, tower_batch(options)}, std::move(session));
 }
 
 gge_engine_info Engine::info() const {
     gge_engine_info info{};
-    info.n_ctx = static_cast<int32_t>(n_ctx_);
-    info.n_ubatch = static_cast<int32_t>(first_session_.n_ubatch);
-    info.n_seq_max = static_cast<int32_t>(first_session_.n_seq_max);
-    info.n_threads = first_session_.n_threads;
+    info.n_ctx = static_cast<int32_t>(budget_.n_ctx);
+    info.n_ubatch = static_cast<int32_t>(budget_.first.n_ubatch);
+    info.n_seq_max = static_cast<int32_t>(budget_.first.n_seq_max);
+    info.n_threads = budget_.first.n_threads;
     info.attention = attention_;
     const auto is_cuda = [](const Device &device) { return device.kind == GGE_DEVICE_CUDA; };
     const bool on_cuda = std::any_of(model_->devices().begin(), model_->devices().end(), is_cuda);
     info.cuda_graphs = !on_cuda ? GGE_SWITCH_DEFAULT : graphs_.on ? GGE_ON : GGE_OFF;
     copy_string(info.cuda_graphs_reason, graphs_.reason);
+    info.n_room = static_cast<int32_t>(budget_.n_room);
+    info.memory_limit = budget_.memory_limit;
     return info;
 }
 
@@ -155,7 +104,7 @@ void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const Ro
         throw Error(GGE_E_BUSY, "the engine's own thread cannot wait for it");
     }
     const std::shared_ptr<const Tokens> borrowed(std::shared_ptr<const Tokens>(), &tokens);
-    const auto job = std::make_shared<Job>(*model_, borrowed, options, out, n_ctx_);
+    const auto job = std::make_shared<Job>(*model_, borrowed, options, out, budget_.n_ctx);
     enqueue(job, false); // callers that wait are a bound by themselves
     wait(*job);
     job->report();
@@ -166,7 +115,7 @@ std::shared_ptr<Job> Engine::prepare(std::shared_ptr<const Tokens> tokens, const
     if (options.callbacks.progress != nullptr || options.callbacks.abort != nullptr) {
         throw Error(GGE_E_INVALID, "progress and abort are for calls that wait");
     }
-    auto job = std::make_shared<Job>(*model_, std::move(tokens), options, out, n_ctx_);
+    auto job = std::make_shared<Job>(*model_, std::move(tokens), options, out, budget_.n_ctx);
     job->on_done = on_done;
     job->user_data = user_data;
     job->told = on_done == nullptr;

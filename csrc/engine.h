@@ -12,10 +12,8 @@
 
 namespace gge {
 
-// The session that an engine with these options ends up with once it has had an input of n_ctx tokens. Throws Error.
-SessionOptions largest_session(const ModelFacts &facts, const EngineOptions &options);
-
-// What a model and an engine would hold then, without loading the weights. Throws Error.
+// What a model and an engine would hold once it has had an input as long as it has room for, without loading the
+// weights. Throws Error.
 gge_memory estimate(const std::string &path, const LoadOptions &load, const EngineOptions &options);
 
 class Engine final : private WorkerHost {
@@ -77,9 +75,8 @@ private:
     int64_t longest_of_jobs() noexcept override;
 
     const std::shared_ptr<const Model> model_;
-    const int64_t n_ctx_; // longest input that is accepted
     const GraphsChoice graphs_;
-    SessionOptions first_session_; // n_ubatch: the budget of micro-batches; settled by the constructor
+    Budget budget_; // settled by the constructor
     const gge_attention attention_;
     const std::unique_ptr<Worker> worker_;
 

@@ -92,6 +92,12 @@ void inject(const std::map<int32_t, std::pair<std::string, int>> &faults) {
     };
 }
 
+// The session that an engine on the CPU ends up with.
+gge::SessionOptions largest_session(const gge::ModelFacts &facts, const gge::EngineOptions &options) {
+    const gge::Budget budget = gge::choose_budget(facts, options, GGE_DEVICE_CPU, false);
+    return budget.session_for(budget.n_ctx, budget.first.rank);
+}
+
 // Fields of gge_memory of a loaded model and of the session that an engine ends up with, after a full micro-batch.
 auto held_memory(const std::string &path, bool mmap, int32_t n_ctx, int32_t n_ubatch, int32_t n_seq_max) {
     gge::LoadOptions load;
@@ -103,7 +109,7 @@ auto held_memory(const std::string &path, bool mmap, int32_t n_ctx, int32_t n_ub
     engine.n_seq_max = n_seq_max;
     engine.n_threads = 1;
     const auto model = gge::Model::load(path, load);
-    const gge::SessionOptions options = gge::largest_session(model->facts(), engine);
+    const gge::SessionOptions options = largest_session(model->facts(), engine);
     const auto session = model->backend().open(options);
     gge::TokenBatch batch;
     for (int32_t i = 0; i < options.n_ubatch; ++i) {
@@ -176,7 +182,7 @@ public:
         engine.n_ubatch = n_ubatch;
         engine.n_threads = 1;
         engine.flash_attention = flash_attention ? gge::FlashAttention::automatic : gge::FlashAttention::off;
-        gge::SessionOptions session = gge::largest_session(model_->facts(), engine);
+        gge::SessionOptions session = largest_session(model_->facts(), engine);
         session.plain = plain;
         session.streams = streams;
         session.n_ubatch = streams ? session.n_ctx : session.n_ubatch; // whole inputs

@@ -122,6 +122,7 @@ EngineOptions read_options(const gge_engine_options *opts) {
     check_range("n_threads", o.n_threads, 0, 512);
     check_range("n_tower_batch", o.n_tower_batch, 0, 1 << 20);
     check_range("max_queued_tokens", o.max_queued_tokens, 0, int64_t{1} << 48);
+    check_range("memory_limit", o.memory_limit, 0, INT64_MAX);
     check_range("attention", o.attention, GGE_ATTENTION_DEFAULT, GGE_ATTENTION_BIDIRECTIONAL);
     EngineOptions r;
     r.n_ctx = o.n_ctx;
@@ -129,6 +130,7 @@ EngineOptions read_options(const gge_engine_options *opts) {
     r.n_seq_max = o.n_seq_max;
     r.n_threads = o.n_threads;
     r.n_tower_batch = o.n_tower_batch;
+    r.memory_limit = o.memory_limit;
     if (o.max_queued_tokens > 0) {
         r.max_queued_tokens = o.max_queued_tokens;
     }

@@ -82,6 +82,7 @@ struct EngineOptions {
     int32_t n_tower_batch = 0; // 0 = chosen by the engine
     int64_t max_queued_tokens = default_max_queued_tokens;
     CudaGraphs cuda_graphs = CudaGraphs::automatic;
+    int64_t memory_limit = 0; // 0 = none
 };
 
 struct EncodeOptions {

@@ -4,6 +4,8 @@
 // the mean of the last piece, and token rows serve every pooling type alike.
 #include "worker.h"
 
+#include "devices.h"
+
 #include <algorithm>
 #include <numeric>
 
@@ -12,31 +14,14 @@ namespace {
 
 // Faults in upstream that a call may meet and go on.
 constexpr int max_n_faults = 8;
-// Tokens that the compute state grows by.
-constexpr int64_t growth_step = 256;
-
-int64_t round_up(int64_t n, int64_t step) {
-    return (n + step - 1) / step * step;
-}
 
 } // namespace
-
-SessionOptions grown(SessionOptions first, int64_t longest, int64_t n_ctx, bool splits) {
-    if (longest > first.n_ctx) {
-        first.n_ctx = round_up(longest, growth_step);
-        if (!splits) {
-            first.n_ctx = std::min(first.n_ctx, round_up(n_ctx, 8));
-            first.n_ubatch = first.n_ctx;
-        }
-    }
-    return first;
-}
 
 Worker::Worker(WorkerHost &host, const Model &model, const WorkerOptions &options,
                std::unique_ptr<BackendSession> session)
     : host_(host), model_(model), options_(options), session_(std::move(session)),
-      session_options_(options.first_session) {
-    const SessionOptions &first = options_.first_session;
+      session_options_(options.budget.session_for(0, options.budget.first.rank)) {
+    const SessionOptions &first = options_.budget.first;
     towers_ = std::make_unique<Towers>(model_, first.n_threads, first.cuda_graphs);
     const auto n_seq_max = static_cast<size_t>(first.n_seq_max);
     turn_.reserve(n_seq_max);
@@ -98,7 +83,7 @@ void Worker::run_inputs() {
     if (!make_room(*first, piece.end, n_tokens)) {
         return;
     }
-    const bool is_long = piece.end > options_.first_session.n_ubatch;
+    const bool is_long = piece.end > options_.budget.first.n_ubatch;
     try {
         if (is_long) {
             run_input(*first, piece.i_input, true);
@@ -338,7 +323,7 @@ void Worker::compute(const std::vector<Share> &batch) {
     n_graphs_ = session_->n_graphs_reused();
     counts_.n_microbatches += 1;
     counts_.n_tokens += n_tokens;
-    counts_.n_tokens_offered += std::max(n_tokens, options_.first_session.n_ubatch);
+    counts_.n_tokens_offered += std::max(n_tokens, options_.budget.first.n_ubatch);
     for (const auto &[job, piece] : batch) {
         const size_t n = job->rank() ? 1 : static_cast<size_t>(rows_to_read(*job, piece).n);
         write_rows(*job, piece, rows, n);
@@ -380,7 +365,7 @@ void Worker::write_rows(Job &job, const Piece &piece, const float *rows, size_t 
 // for it, fails the inputs of the job that are longer than what there is memory for. Returns whether there is room.
 // n_tokens: those that the session is wanted for.
 bool Worker::make_room(Job &job, int64_t longest, int64_t n_tokens) {
-    const bool is_long = job.longest > std::max(options_.first_session.n_ctx, session_options_.n_ctx / 2);
+    const bool is_long = job.longest > std::max(options_.budget.first.n_ctx, session_options_.n_ctx / 2);
     n_tokens_since_long_ = is_long ? 0 : n_tokens_since_long_ + n_tokens;
     std::string lack;
     int64_t most = longest;
@@ -389,7 +374,7 @@ bool Worker::make_room(Job &job, int64_t longest, int64_t n_tokens) {
             fit_session(most, job.rank());
             break;
         } catch (const Error &e) {
-            if (e.status() != GGE_E_MEMORY || most <= options_.first_session.n_ctx) {
+            if (e.status() != GGE_E_MEMORY || most <= options_.budget.first.n_ctx) {
                 throw;
             }
             lack = e.what();
@@ -415,10 +400,12 @@ bool Worker::make_room(Job &job, int64_t longest, int64_t n_tokens) {
 // two. One that was grown is kept until jobs without long inputs have had so many tokens that opening another costs
 // little beside them, and no job with one is there.
 void Worker::fit_session(int64_t longest, bool rank) {
+    const Budget &budget = options_.budget;
+    if (longest > budget.n_room) {
+        throw Error(GGE_E_MEMORY, "memory_limit is " + show_bytes(budget.memory_limit));
+    }
     const bool fits = session_ != nullptr && rank == session_options_.rank && longest <= session_options_.n_ctx;
-    SessionOptions wanted = options_.first_session;
-    wanted.rank = rank;
-    wanted = grown(wanted, fits ? longest_of_late() : longest, options_.n_ctx, limits(rank).may_split);
+    const SessionOptions wanted = budget.session_for(fits ? longest_of_late() : longest, rank);
     if (fits && wanted.n_ctx >= session_options_.n_ctx) {
         return;
     }
@@ -429,7 +416,7 @@ void Worker::fit_session(int64_t longest, bool rank) {
 // Tokens that the session must still have room for.
 int64_t Worker::longest_of_late() {
     const int64_t room = session_options_.n_ctx;
-    if (room <= options_.first_session.n_ctx || n_tokens_since_long_ < room) {
+    if (room <= std::max(options_.budget.first.n_ctx, options_.budget.n_reserved) || n_tokens_since_long_ < room) {
         return room;
     }
     const int64_t longest = host_.longest_of_jobs();
@@ -462,7 +449,7 @@ void Worker::release() noexcept {
 
 // Scores come out of the last micro-batch of a sequence alone, so that an input to be ranked is never split.
 PlanLimits Worker::limits(bool rank) const {
-    return {options_.first_session.n_ubatch, options_.first_session.n_seq_max, options_.may_split && !rank};
+    return {options_.budget.first.n_ubatch, options_.budget.first.n_seq_max, options_.budget.may_split && !rank};
 }
 
 } // namespace gge

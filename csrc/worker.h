@@ -1,6 +1,7 @@
 // The compute state of an engine, and the way from the inputs of a turn to the caller's rows.
 #pragma once
 
+#include "budget.h"
 #include "job.h"
 
 namespace gge {
@@ -22,15 +23,9 @@ protected:
 };
 
 struct WorkerOptions {
-    SessionOptions first_session; // n_ubatch: the budget of micro-batches
-    int64_t n_ctx = 0;            // longest input that is accepted
+    Budget budget;
     int64_t n_tower_batch = 0;
-    bool may_split = false; // a long input may span micro-batches
 };
-
-// The first session with room for an input of that many tokens, at most n_ctx: in the cache if it is split, else in a
-// micro-batch.
-SessionOptions grown(SessionOptions first, int64_t longest, int64_t n_ctx, bool splits);
 
 class Worker {
 public:

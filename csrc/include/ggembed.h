@@ -483,9 +483,12 @@ typedef struct gge_engine gge_engine;
 
 typedef struct gge_engine_options {
     size_t struct_size;
-    int32_t n_ctx;              /* longest input in tokens; 0 = n_ctx_train of the model, which is also the limit */
+    int32_t n_ctx;              /* longest input in tokens; 0 = n_ctx_train of the model, which is also the limit. If it
+                                is given, the engine has room for such an input from the start, and its buffers never
+                                grow */
     int32_t n_ubatch;           /* tokens that go through the model together, the budget that inputs are packed up to;
-                                0 = chosen. A longer input goes through alone: whole if the model allows nothing else or
+                                0 = chosen: 512, on GPUs 2048, halved while buffers take more than a quarter of the free
+                                memory. A longer input goes through alone: whole if the model allows nothing else or
                                 needs no cache for it, which takes memory until calls without long inputs come */
     int32_t n_seq_max;          /* most sequences packed into one micro-batch, at most 256, of which 255 are used;
                                    0 = chosen */
@@ -498,9 +501,15 @@ typedef struct gge_engine_options {
     gge_switch cuda_graphs;     /* capture graphs on CUDA devices; default: but for those of compute capability 9.x, or
                                    an unknown one. Off where the environment has GGML_CUDA_DISABLE_GRAPHS */
     int64_t max_queued_tokens;  /* tokens that requests of gge_submit may have in the queue, see there; 0 = 1 048 576 */
+    int64_t memory_limit;       /* most bytes that model and engine may hold on the device (on the CPU, of the host), as
+                                gge_estimate counts them; 0 = no limit. Micro-batches whose size is not given shrink to
+                                it, and where n_ctx is not given, room for the longest input that it allows is taken at
+                                the start; longer ones are GGE_E_MEMORY */
 } gge_engine_options;
 
-/* Makes an engine. Statuses: GGE_E_INVALID, _UNSUPPORTED, _MEMORY, _DEVICE, _FORMAT. Any thread. */
+/* Makes an engine. With a memory_limit the header of the model's file is read again. Statuses: GGE_E_INVALID,
+ * _UNSUPPORTED, _MEMORY (also: what was asked for does not fit memory_limit; the message has the numbers), _DEVICE,
+ * _FORMAT, _IO. Any thread. */
 gge_status gge_engine_create(gge_model *model, const gge_engine_options *opts, gge_engine **out, gge_error *err);
 
 /*
@@ -531,6 +540,9 @@ typedef struct gge_engine_info {
     gge_attention attention; /* in use; never DEFAULT */
     gge_switch cuda_graphs;  /* ON or OFF; DEFAULT where no CUDA device is used */
     char cuda_graphs_reason[128];
+    int32_t n_room; /* longest input that memory_limit leaves room for; n_ctx without one */
+    int32_t reserved;
+    int64_t memory_limit; /* 0 = none */
 } gge_engine_info;
 
 /* Fills *out. Statuses: GGE_E_INVALID. Any thread. */
@@ -734,7 +746,9 @@ typedef struct gge_memory {
 
 /*
  * What gge_model_load and gge_engine_create with these options would need, once an input of n_ctx tokens has been
- * encoded, without loading the weights. Callbacks are not called. Statuses: those of the two functions. Any thread.
+ * encoded, without loading the weights. With a memory_limit it is what they would take of it, or GGE_E_MEMORY where it
+ * does not suffice: so a model that does not fit is known before it is loaded. Callbacks are not called. Statuses: those
+ * of the two functions. Any thread.
  */
 gge_status gge_estimate(const char *path, const gge_model_options *model, const gge_engine_options *engine,
                         gge_memory *out, gge_error *err);

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,13 @@ import numpy.typing as npt
 
 from . import hub
 from . import mmproj as mmproj_files
+from ._calls import integer
 from ._hub_names import Modality
+
+_UNITS = {"B": 1}
+for _k, _letter in enumerate("KMGT", 1):
+    _UNITS[f"{_letter}B"], _UNITS[f"{_letter}iB"] = 1000**_k, 1024**_k
+_MOST_BYTES = 2**63 - 1
 
 # Callables belong to this process, and a secret to its owner.
 _LEFT_OUT = ("self", "progress")
@@ -50,6 +58,20 @@ def device_names(device: str | Sequence[str]) -> str:
     if not all(name.strip() for name in names) or not names:
         raise ValueError(f"device must name a device, got {device!r}")
     return ",".join(names)
+
+
+def n_bytes(what: str, size: int | str | None) -> int:
+    """Bytes of an option whose default is 0: a number, or one with its unit, such as "2GiB"."""
+    if size is None:
+        return 0
+    if not isinstance(size, str):
+        return integer(what, size, 1, _MOST_BYTES)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
+    units = {"": 1, **{unit.lower(): factor for unit, factor in _UNITS.items()}}
+    if match is None or match[2].lower() not in units:
+        known = ", ".join(_UNITS)
+        raise ValueError(f"{what} must be a number of bytes, or one with {known}, got {size!r}")
+    return integer(what, int(Fraction(match[1]) * units[match[2].lower()]), 1, _MOST_BYTES)
 
 
 def absolute(path: str) -> str:

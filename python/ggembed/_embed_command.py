@@ -84,6 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="continue an interrupted run of the same command from what -o has in NAME.partial",
     )
+    parser.add_argument(
+        "--memory-limit", metavar="SIZE", help="most memory to hold on the device, 2GiB, 500MB, ..."
+    )
     rows = parser.add_argument_group("rows")
     rows.add_argument("--task", metavar="NAME", help="what the rows are for, see `ggembed info`")
     rows.add_argument("--adapter", metavar="FILE", help="use a LoRA adapter, a GGUF file")
@@ -154,7 +157,9 @@ def run(args: argparse.Namespace, open_embedder: Callable[..., Embedder]) -> Non
         wanted = _media_options.embedder_options(args, inputs)
         if args.model is None and wanted.get("modality", "text") != "text":
             raise UsageError("the demo model takes texts only: name a model with -m")
-        embedder = stack.enter_context(open_embedder(args, adapters=adapters, **wanted))
+        embedder = stack.enter_context(
+            open_embedder(args, adapters=adapters, memory_limit=args.memory_limit, **wanted)
+        )
         if embedder.info().pooling is Pooling.NONE:
             raise UnsupportedError("this model has one row per token, which embed does not write")
         encoder = _Encoder(

@@ -31,7 +31,7 @@ _SAME = (
     ),
 )
 _TOKENS = ("token_bos", "token_eos", "token_sep", "token_pad")
-_ENGINE = ("n_ctx", "n_threads", "n_ubatch", "n_seq_max")
+_ENGINE = ("n_ctx", "n_room", "n_threads", "n_ubatch", "n_seq_max")
 
 
 def describe(
@@ -94,6 +94,7 @@ def describe_engine(engine: _native.Engine) -> dict[str, Any]:
         **{name: found[name] for name in _ENGINE},
         "cuda_graphs": (None, True, False)[found["cuda_graphs"]],
         "cuda_graphs_reason": found["cuda_graphs_reason"],
+        "memory_limit": found["memory_limit"] or None,
     }
 
 
@@ -107,7 +108,9 @@ def _of_file(found: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ModelInfo that the file decides."""
     facts: dict[str, Any] = {name: found[name] for name in _SAME}
     facts.update({name: None if found[name] < 0 else found[name] for name in _TOKENS})
-    facts.update(dict.fromkeys(_ENGINE, 0), cuda_graphs=None, cuda_graphs_reason="")
+    facts.update(
+        dict.fromkeys(_ENGINE, 0), cuda_graphs=None, cuda_graphs_reason="", memory_limit=None
+    )
     supplied = found["add_eos"] and not found["add_eos_in_file"]
     return {
         "dim": found["n_embd"],

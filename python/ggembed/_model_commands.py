@@ -39,6 +39,9 @@ def add(commands: Any, model_of: ModelOf, print_table: PrintTable) -> None:
     size.add_argument("--n-ctx", type=int, metavar="N", help="longest text in tokens")
     size.add_argument("--n-ubatch", type=int, metavar="N", help="tokens computed together")
     size.add_argument("--n-seq-max", type=int, metavar="N", help="most texts computed together")
+    size.add_argument(
+        "--memory-limit", metavar="SIZE", help="most memory to hold, 2GiB, 500MB, ..."
+    )
     size.add_argument("--n-gpu-layers", type=int, metavar="N", help="layers on the GPU")
     size.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, metal, ...")
     size.add_argument("--adapter", action="append", default=[], metavar="FILE", help="LoRA adapter")
@@ -103,6 +106,7 @@ def _estimate(args: argparse.Namespace, model_of: ModelOf, print_table: PrintTab
         n_ctx=args.n_ctx,
         n_ubatch=args.n_ubatch,
         n_seq_max=args.n_seq_max,
+        memory_limit=args.memory_limit,
         device=args.device,
         n_gpu_layers=args.n_gpu_layers,
         adapters=args.adapter,

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
@@ -33,7 +33,7 @@ from .errors import (
 from .projection import Projection
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Required, Unpack
 
 ABI_VERSION = 5  # the GGE_ABI_VERSION that this module is written for
 __version__ = importlib.metadata.version("ggembed")
@@ -358,35 +358,54 @@ def c_string(text: str | bytes, what: str) -> bytes:
     return data
 
 
+class Files(TypedDict, total=False):
+    """Where and with what a model is loaded."""
+
+    device: Required[str]
+    n_gpu_layers: int
+    split: str
+    adapters: Sequence[str]
+    mmproj: Sequence[str]
+    cpu_kernels: bool
+
+
+def _model_options(lib: Library, alive: list[Any], **files: Unpack[Files]) -> Any:
+    """A gge_model_options, whose strings live as long as `alive`."""
+    opts = lib.struct("gge_model_options")
+    device = lib.ffi.new("char[]", c_string(files["device"], "device"))
+    alive.append(device)
+    opts.device = device
+    opts.n_gpu_layers = files.get("n_gpu_layers", 0)
+    opts.split = getattr(lib.lib, f"GGE_SPLIT_{files.get('split', 'default').upper()}")
+    opts.cpu_kernels = lib.lib.GGE_ON if files.get("cpu_kernels", True) else lib.lib.GGE_OFF
+    adapters, mmproj = files.get("adapters", ()), files.get("mmproj", ())
+    opts.adapters, opts.n_adapters = lib.paths(adapters, "adapter", alive), len(adapters)
+    opts.mmproj, opts.n_mmproj = lib.paths(mmproj, "mmproj", alive), len(mmproj)
+    return opts
+
+
+def _engine_options(lib: Library, attention: str, numbers: Mapping[str, int]) -> Any:
+    """A gge_engine_options."""
+    opts = lib.struct("gge_engine_options")
+    opts.attention = getattr(lib.lib, f"GGE_ATTENTION_{attention.upper()}")
+    for name, number in numbers.items():
+        setattr(opts, name, number)
+    return opts
+
+
 class Model:
     """Owner of a gge_model."""
 
     def __init__(
-        self,
-        path: str,
-        *,
-        device: str,
-        n_gpu_layers: int,
-        split: str = "default",
-        adapters: Sequence[str] = (),
-        mmproj: Sequence[str] = (),
-        mmap: bool,
-        cpu_kernels: bool = True,
-        progress: Progress | None,
+        self, path: str, *, mmap: bool, progress: Progress | None, **files: Unpack[Files]
     ) -> None:
         lib = library()
         lib.follow_log_level()
         ffi, call = lib.ffi, Call(progress)
-        opts = lib.struct("gge_model_options")
-        device_chars = ffi.new("char[]", c_string(device, "device"))
-        opts.device = device_chars
-        opts.n_gpu_layers = n_gpu_layers
-        opts.split = getattr(lib.lib, f"GGE_SPLIT_{split.upper()}")
+        alive: list[Any] = []
+        opts = _model_options(lib, alive, **files)
         opts.mmap = lib.lib.GGE_ON if mmap else lib.lib.GGE_OFF
-        opts.cpu_kernels = lib.lib.GGE_ON if cpu_kernels else lib.lib.GGE_OFF
-        alive = [lib.arm(opts, call)]
-        opts.adapters, opts.n_adapters = lib.paths(adapters, "adapter", alive), len(adapters)
-        opts.mmproj, opts.n_mmproj = lib.paths(mmproj, "mmproj", alive), len(mmproj)
+        alive.append(lib.arm(opts, call))
         out, err = ffi.new("gge_model **"), lib.error()
         with lib.native_log.loading():
             status = lib.lib.gge_model_load(c_string(os.fsencode(path), "model"), opts, out, err)
@@ -680,10 +699,7 @@ class Engine:
 
     def __init__(self, model: Model, *, attention: str, **numbers: int) -> None:
         lib = library()
-        opts = lib.struct("gge_engine_options")
-        opts.attention = getattr(lib.lib, f"GGE_ATTENTION_{attention.upper()}")
-        for name, number in numbers.items():
-            setattr(opts, name, number)
+        opts = _engine_options(lib, attention, numbers)
         out, err = lib.ffi.new("gge_engine **"), lib.error()
         with lib.native_log.loading():
             check(lib.lib.gge_engine_create(model.pointer, opts, out, err), err)
@@ -910,28 +926,13 @@ def quantize_levels() -> list[str]:
 
 
 def estimate(
-    path: str,
-    *,
-    device: str,
-    n_gpu_layers: int,
-    cpu_kernels: bool = True,
-    adapters: Sequence[str],
-    mmproj: Sequence[str] = (),
-    **numbers: int,
+    path: str, *, attention: str = "default", numbers: Mapping[str, int], **files: Unpack[Files]
 ) -> dict[str, int]:
     """Fields of gge_memory: what a model and an engine would need."""
     lib = library()
     lib.follow_log_level()
-    ffi = lib.ffi
-    model, engine = lib.struct("gge_model_options"), lib.struct("gge_engine_options")
-    device_chars = ffi.new("char[]", c_string(device, "device"))
-    model.device, model.n_gpu_layers = device_chars, n_gpu_layers
-    model.cpu_kernels = lib.lib.GGE_ON if cpu_kernels else lib.lib.GGE_OFF
     alive: list[Any] = []
-    model.adapters, model.n_adapters = lib.paths(adapters, "adapter", alive), len(adapters)
-    model.mmproj, model.n_mmproj = lib.paths(mmproj, "mmproj", alive), len(mmproj)
-    for name, number in numbers.items():
-        setattr(engine, name, number)
+    model, engine = _model_options(lib, alive, **files), _engine_options(lib, attention, numbers)
     out, err = lib.struct("gge_memory"), lib.error()
     file = c_string(os.fsencode(path), "model")
     with lib.native_log.loading():

@@ -101,7 +101,8 @@ class Embedder:
     attention : Attention or str, optional
         Override of the model's attention: ``"causal"`` or ``"bidirectional"``.
     n_ctx : int, optional
-        Longest text in tokens; the model's limit by default.
+        Longest text in tokens; the model's limit by default. If it is given, room for such a text
+        is taken at the start, and buffers never grow.
     n_threads : int, optional
         CPU threads, also of tokenising; the physical cores that the process may use by default.
     n_gpu_layers : int, optional
@@ -110,9 +111,16 @@ class Embedder:
         What several devices are for: each has some of the layers, which is the default for a list,
         or several are an error. For a copy of the model on each, make an Embedder for each.
     n_ubatch : int, optional
-        Tokens that go through the model together; chosen from model and device by default. A longer
-        text that cannot be split goes through alone. Where there is no memory for them, they are
-        halved, down to 64; ``info().n_ubatch`` tells.
+        Tokens that go through the model together; by default 512, on GPUs 2048, or less where their
+        buffers would take more than a quarter of the free memory. A longer text that cannot be
+        split goes through alone. Where there is no memory for them, they are halved, down to 64;
+        ``info().n_ubatch`` tells.
+    memory_limit : int or str, optional
+        Most memory that model and engine may hold on the device (of the host, for the CPU), counted
+        as ``estimate`` does: bytes, or a number with its unit, ``"2GiB"`` or ``"500MB"``. A model
+        that does not fit is refused before it is loaded. Else micro-batches shrink to the limit,
+        and room for the longest text that it allows is taken at once; longer ones are refused with
+        `OutOfMemoryError`. ``info().n_room`` tells how long texts may be.
     cuda_graphs : {"auto", True, False}, optional
         Capture CUDA graphs. ``"auto"`` does, but not on Hopper (compute capability 9.x), as model
         cards ask for. The environment variable ``GGML_CUDA_DISABLE_GRAPHS`` turns them off whatever
@@ -191,6 +199,7 @@ class Embedder:
         n_gpu_layers: int | None = None,
         split: Split | None = None,
         n_ubatch: int | None = None,
+        memory_limit: int | str | None = None,
         cuda_graphs: Literal["auto"] | bool = "auto",
         truncate_dim: int | None = None,
         max_tokens: int | None = None,
@@ -222,6 +231,7 @@ class Embedder:
             "n_threads": _count("n_threads", n_threads),
             "n_ubatch": _count("n_ubatch", n_ubatch),
             "cuda_graphs": _switch("cuda_graphs", cuda_graphs),
+            "memory_limit": _arguments.n_bytes("memory_limit", memory_limit),
             "max_queued_tokens": _count("max_queued_tokens", max_queued_tokens, 2**48),
         }
         gpu_layers = 0  # the header's zero is "all", its -1 is "none"
@@ -258,17 +268,18 @@ class Embedder:
             n_cpus(), _MAX_MEDIA_THREADS
         )
         self._n_aborts = 0
-        loaded = _native.Model(
-            path,
-            device=devices,
-            n_gpu_layers=gpu_layers,
-            split=chosen_split,
-            adapters=[adapter.path for adapter in adapter_files.values()],
-            mmproj=projectors,
-            mmap=mmap,
-            cpu_kernels=one_of("cpu_kernels", cpu_kernels, CPU_KERNELS) == "auto",
-            progress=progress,
-        )
+        name = "default" if chosen_attention is None else chosen_attention.value
+        files: dict[str, Any] = {
+            "device": devices,
+            "n_gpu_layers": gpu_layers,
+            "split": chosen_split,
+            "adapters": [adapter.path for adapter in adapter_files.values()],
+            "mmproj": projectors,
+            "cpu_kernels": one_of("cpu_kernels", cpu_kernels, CPU_KERNELS) == "auto",
+        }
+        if numbers["memory_limit"]:
+            _native.estimate(path, attention=name, numbers=numbers, **files)
+        loaded = _native.Model(path, mmap=mmap, progress=progress, **files)
         rules: dict[str, Any] = {
             "prompts": prompts,
             "pooling": chosen_pooling,
@@ -289,7 +300,6 @@ class Embedder:
         self._task = self._info.task if task is None else task
         self._projection = _projection(projection, self._info.dim)
         self._info = replace(self._info, truncate_dim=self._trained(truncate_dim))
-        name = "default" if chosen_attention is None else chosen_attention.value
         engine = _native.Engine(loaded, attention=name, **numbers)
         chosen = engine.info()
         self._n_ctx, self._n_ubatch = int(chosen["n_ctx"]), int(chosen["n_ubatch"])

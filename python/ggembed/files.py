@@ -60,6 +60,7 @@ def estimate(
     n_ubatch: int | None = None,
     n_seq_max: int | None = None,
     n_threads: int | None = None,
+    memory_limit: int | str | None = None,
     device: str | Sequence[str] = "auto",
     n_gpu_layers: int | None = None,
     cpu_kernels: CpuKernels = "auto",
@@ -77,6 +78,8 @@ def estimate(
         A GGUF file; a split model is named by its first file.
     n_ctx, n_ubatch, n_threads, device, n_gpu_layers, cpu_kernels
         As for ``Embedder``.
+    memory_limit : int or str, optional
+        As for ``Embedder``: then the numbers are what the model takes of it.
     n_seq_max : int, optional
         Most texts that go through the model together.
     adapters : iterable of path-like, optional
@@ -93,6 +96,8 @@ def estimate(
     ------
     ModelFileError, ModelFormatError, UnsupportedError, DeviceError
         As for ``Embedder``.
+    OutOfMemoryError
+        `memory_limit` does not suffice.
 
     Examples
     --------
@@ -103,6 +108,7 @@ def estimate(
     """
     counts = {"n_ctx": n_ctx, "n_ubatch": n_ubatch, "n_seq_max": n_seq_max, "n_threads": n_threads}
     numbers = {name: integer(name, n, 1) for name, n in counts.items() if n is not None}
+    numbers["memory_limit"] = _arguments.n_bytes("memory_limit", memory_limit)
     gpu_layers = 0  # the header's zero is "all", its -1 is "none"
     if n_gpu_layers is not None:
         gpu_layers = integer("n_gpu_layers", n_gpu_layers, 0) or -1
@@ -113,7 +119,7 @@ def estimate(
         cpu_kernels=one_of("cpu_kernels", cpu_kernels, CPU_KERNELS) == "auto",
         adapters=[os.fspath(file) for file in adapters],
         mmproj=mmproj_files.files(mmproj),
-        **numbers,
+        numbers=numbers,
     )
     return MemoryEstimate(**found)
 

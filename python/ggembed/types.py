@@ -261,6 +261,10 @@ class ModelInfo:
         Whether CUDA graphs are captured; None if no CUDA device is used.
     cuda_graphs_reason : str
         Why, or why not.
+    memory_limit : int or None
+        Most bytes that model and engine may hold on the device.
+    n_room : int
+        Longest text in tokens that it leaves room for; ``n_ctx`` without a limit.
     prompts : mapping of str to str
         Prompts by name: those of the default task, then those that belong to no task.
     prompts_source : str or None
@@ -332,6 +336,8 @@ class ModelInfo:
     n_seq_max: int
     cuda_graphs: bool | None
     cuda_graphs_reason: str
+    memory_limit: int | None
+    n_room: int
     prompts: Mapping[str, str]
     prompts_source: str | None
     default_prompt_name: str | None

@@ -131,6 +131,7 @@ int main(void) {
     FIELD(gge_engine_options, n_tower_batch);
     FIELD(gge_engine_options, cuda_graphs);
     FIELD(gge_engine_options, max_queued_tokens);
+    FIELD(gge_engine_options, memory_limit);
 
     SIZE(gge_engine_info);
     FIELD(gge_engine_info, struct_size);
@@ -141,6 +142,9 @@ int main(void) {
     FIELD(gge_engine_info, attention);
     FIELD(gge_engine_info, cuda_graphs);
     FIELD(gge_engine_info, cuda_graphs_reason);
+    FIELD(gge_engine_info, n_room);
+    FIELD(gge_engine_info, reserved);
+    FIELD(gge_engine_info, memory_limit);
 
     SIZE(gge_engine_stats);
     FIELD(gge_engine_stats, struct_size);

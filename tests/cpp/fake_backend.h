@@ -3,6 +3,7 @@
 // so that tests can tell from a row where it was computed. In a batch of rows the first value of each stands for the
 // id. The scores of a sequence are
 //     [ its last id, its number of tokens ]
+// A session holds as many bytes as the model says for each token that it has room for, wherever one looks.
 // An adapter adds 1000 times its number, times its scale, to the first value of every row. Some ids misbehave.
 #pragma once
 
@@ -68,8 +69,8 @@ struct Log {
 
 class Session final : public gge::BackendSession {
 public:
-    Session(gge::SessionOptions options, Log &log, const gge::ModelFacts &facts)
-        : options_(options), log_(log), has_mrope_(facts.has_mrope), cacheless_(facts.cacheless),
+    Session(gge::SessionOptions options, Log &log, const gge::ModelFacts &facts, const gge_memory &memory)
+        : options_(options), log_(log), memory_(memory), has_mrope_(facts.has_mrope), cacheless_(facts.cacheless),
           seen_(static_cast<size_t>(options.n_seq_max)) {}
 
     void reset(bool wipe) override {
@@ -81,7 +82,7 @@ public:
 
     void use_adapter(int32_t adapter, float scale) override { shift_ = 1000.0F * static_cast<float>(adapter) * scale; }
 
-    gge_memory memory() const override { return {}; }
+    gge_memory memory() const override { return memory_; }
     int64_t n_graphs_reused() const override { return 0; }
 
     const float *compute(const gge::TokenBatch &batch, const std::atomic<bool> &abort) override {
@@ -184,6 +185,7 @@ private:
 
     gge::SessionOptions options_;
     Log &log_;
+    gge_memory memory_;
     bool has_mrope_;
     bool cacheless_;
     std::vector<int64_t> seen_; // tokens, by sequence
@@ -238,7 +240,11 @@ public:
             throw gge::Error(GGE_E_MEMORY, "no memory for the compute state");
         }
         log_.opened.push_back(options);
-        return std::make_unique<Session>(options, log_, facts_);
+        return std::make_unique<Session>(options, log_, facts_, memory_of(options));
+    }
+
+    void survey(int64_t, const std::function<void(const gge::Measure &)> &use) const override {
+        use([this](const gge::SessionOptions &options) { return memory_of(options); });
     }
 
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return known_special; }
@@ -253,6 +259,8 @@ public:
     const std::vector<std::unique_ptr<gge::BackendTower>> &towers() const noexcept override { return known_towers; }
 
     int64_t n_ubatch_limit = 1 << 20;
+    int64_t n_bytes_of_weights = 0;
+    int64_t n_bytes_per_token = 0;
     std::vector<std::unique_ptr<gge::BackendTower>> known_towers;
     std::unique_ptr<gge::Seams> known_seams;
     std::map<std::string, int32_t> merges; // of two bytes
@@ -261,12 +269,20 @@ public:
     mutable std::atomic<size_t> n_bytes_tokenized{0};
 
 private:
+    gge_memory memory_of(const gge::SessionOptions &options) const {
+        gge_memory memory{};
+        memory.weights_device = memory.weights_host = n_bytes_of_weights;
+        memory.compute_device = memory.compute_host = n_bytes_per_token * options.n_ubatch;
+        memory.cache_device = memory.cache_host = n_bytes_per_token * options.n_ctx;
+        return memory;
+    }
+
     gge::ModelFacts facts_;
     Log &log_;
 };
 
-inline std::shared_ptr<const gge::Model> wrap(std::unique_ptr<Model> model) {
-    return std::make_shared<const gge::Model>(std::move(model), gge::DeviceChoice{{gge::Device{}}, "fake"});
+inline std::shared_ptr<const gge::Model> wrap(std::unique_ptr<Model> model, const gge::Device &device = {}) {
+    return std::make_shared<const gge::Model>(std::move(model), gge::DeviceChoice{{device}, "fake"});
 }
 
 } // namespace fake

@@ -159,6 +159,10 @@ public:
         return std::make_unique<Session>(inner_->open(options), static_cast<size_t>(width), options.rank);
     }
 
+    void survey(int64_t n_tower_batch, const std::function<void(const gge::Measure &)> &use) const override {
+        inner_->survey(n_tower_batch, use);
+    }
+
     std::vector<std::pair<std::string, int32_t>> special_tokens() const override { return inner_->special_tokens(); }
     const gge::Seams *seams(bool parse_special) const override { return inner_->seams(parse_special); }
 

@@ -22,7 +22,7 @@ def load(path: str, base: str) -> list[dict[str, object]]:
     options = {"device": "cpu", "n_gpu_layers": 0, "adapters": (), "mmproj": [path]}
     error = None
     try:
-        _native.estimate(base, n_threads=1, **options)
+        _native.estimate(base, numbers={"n_threads": 1}, **options)
     except EmbedError as err:
         error = str(err)
     model = _native.Model(base, mmap=True, progress=None, **options)

@@ -40,9 +40,7 @@ def load(model: Path, *mmproj: Path | str, mmap: bool = True) -> _native.Model:
 
 def estimated(model: Path, *mmproj: Path) -> dict[str, int]:
     files = [os.fspath(path) for path in mmproj]
-    return _native.estimate(
-        os.fspath(model), device="cpu", n_gpu_layers=0, adapters=(), mmproj=files, n_threads=1
-    )
+    return _native.estimate(os.fspath(model), device="cpu", mmproj=files, numbers={"n_threads": 1})
 
 
 @contextmanager
