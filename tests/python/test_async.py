@@ -709,6 +709,8 @@ def test_a_task_group_ends_all_calls_with_the_first_that_fails(internals, tiny):
         while n_pending():
             time.sleep(0.001)
         assert embedder.stats().n_texts_queued == 0
+        assert asyncio.run(embedder.aencode("a cat")).shape == (32,)
+        assert not _requests._left
 
 
 def test_a_stream_that_is_cancelled_frees_its_place(internals, tiny):
