@@ -61,6 +61,8 @@ public:
         kernel_->pack(std::string_view(weights).data(), n_out, n_in, packed_.data());
     }
 
+    size_t n_bytes() const { return kernel_->packed_size(n_out_, n_in_); }
+
     // (n_tokens, n_in) -> (n_tokens, n_out), in steps of so many panels and tokens
     Rows run(const Rows &rows, size_t panel_step, size_t token_step) {
         const auto n_tokens = static_cast<size_t>(rows.shape(0));
@@ -137,6 +139,7 @@ void bind_matmul(py::module_ &m) {
         .def(py::init<const std::string &, const py::bytes &, size_t, size_t, const std::string &>(), py::arg("type"),
              py::arg("weights"), py::arg("n_out"), py::arg("n_in"), py::arg("kernel"))
         .def("run", &Matmul::run, py::arg("rows"), py::arg("panel_step") = 1, py::arg("token_step") = 1000000)
+        .def_property_readonly("n_bytes", &Matmul::n_bytes) // of the packed weights
         .def("converted", &Matmul::converted, py::arg("rows"))
         .def("seconds", &Matmul::seconds, py::arg("rows"), py::arg("n_rounds"));
 }

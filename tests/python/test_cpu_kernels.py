@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import fixtures
 import gguf
 import golden
@@ -105,3 +108,17 @@ def test_the_estimate_knows_what_packed_weights_take(minilm, tmp_path, internals
         for kernels in ("auto", "upstream")
     )
     assert mapped < packed < 1.6 * mapped  # 5 and 6 bits lie in 8
+
+
+def test_the_page_about_speed_states_what_packed_weights_of_each_type_take(internals):
+    page = (Path(__file__).parents[2] / "docs" / "speed.md").read_text("utf-8")
+    stated = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert {name for name, *_ in stated} == {*TYPES, "F32"}
+    n_out, n_in = 3072, 1024
+    for name, in_file, packed in stated:
+        n_values, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+        assert float(in_file) == pytest.approx(8 * n_bytes / n_values, abs=0.06)
+        weights = bytes(n_out * n_in // n_values * n_bytes)
+        for kernel in internals.matmul_kernels(name):
+            found = internals.Matmul(name, weights, n_out, n_in, kernel).n_bytes
+            assert float(packed) == pytest.approx(8 * found / n_out / n_in, abs=0.06)
