@@ -425,7 +425,8 @@ def test_close_can_wait_for_the_calls_that_have_begun(tiny):
     async def main():
         tasks = [asyncio.ensure_future(embedder.aencode(text)) for text in texts[:50]]
         tasks.append(asyncio.ensure_future(embedder.aencode(texts)))
-        await asyncio.sleep(0)
+        for _ in range(len(tasks) // _requests._AT_ONCE + 2):  # until all have begun
+            await asyncio.sleep(0)
         thread.start()
         while embedder.stats().n_microbatches == 0:
             await asyncio.sleep(0.001)
