@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from . import _buffers, _media_calls, _native, _requests, _text_calls
 from ._calls import Ahead, Call, Encoding, Next, Step, Steps, Work, drive
-from ._running import Running
 from ._single_texts import SingleTexts, is_short_text
 from .errors import AbortedError, EmbedError
 from .results import Encoded, TokenRows
@@ -43,7 +42,6 @@ class Plan(NamedTuple):
     inputs: object
     out: npt.NDArray[Any] | None
     check: Callable[[], None]  # raises if the call is to end
-    running: Running
 
     @property
     def call(self) -> Call:
@@ -55,21 +53,6 @@ class Plan(NamedTuple):
 
     def run(self) -> Result:
         """Computes the rows on this thread."""
-        thread = self.running.begin()
-        try:
-            return self._compute()
-        finally:
-            self.running.end(thread)
-
-    async def arun(self) -> Result:
-        """Computes the rows, while the loop does other things."""
-        thread = self.running.begin()
-        try:
-            return await self._acompute()
-        finally:
-            self.running.end(thread)
-
-    def _compute(self) -> Result:
         single, inputs = self.settled.single, self.inputs
         if single is not None and is_short_text(inputs):
             return single.encode(inputs, self.out)
@@ -78,7 +61,8 @@ class Plan(NamedTuple):
             return drive(self._steps(given), self.handles[1])
         return _media_calls.run(self.call, self.handles, *given, self.out, self.media, self.check)
 
-    async def _acompute(self) -> Result:
+    async def arun(self) -> Result:
+        """Computes the rows, while the loop does other things."""
         single, inputs = self.settled.single, self.inputs
         if single is not None and is_short_text(inputs):
             return await single.aencode(inputs, self.out)

@@ -129,7 +129,7 @@ class Embedder:
         Width that rows of texts, and token rows without a projection, are cut to before they are
         normalised; the model's own by default.
     max_tokens : int, optional
-        Most tokens of a text; the context by default.
+        Most tokens of a text; the context, or what `memory_limit` leaves room for, by default.
     overflow : {"error", "truncate", "truncate_start"}, optional
         What becomes of longer texts unless a call says otherwise: they are refused, or their end or
         their start is cut.
@@ -303,6 +303,7 @@ class Embedder:
         engine = _native.Engine(loaded, attention=name, **numbers)
         chosen = engine.info()
         self._n_ctx, self._n_ubatch = int(chosen["n_ctx"]), int(chosen["n_ubatch"])
+        self._n_room = int(chosen["n_room"])
         self._n_threads = int(chosen["n_threads"])
         self._max_tokens = self._checked_limit(max_tokens)
         self._recipe: tuple[Callable[..., Embedder], dict[str, Any]] = (
@@ -497,7 +498,7 @@ class Embedder:
         It may be set to a smaller number, as in Sentence Transformers; ``overflow`` says what
         becomes of longer texts.
         """
-        return self._max_tokens or self._n_ctx
+        return self._max_tokens or self._n_room
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
@@ -736,7 +737,11 @@ class Embedder:
         """
         given = locals()
         options = {name: given[name] for name, d in _USUAL.items() if given[name] is not d}
-        return self._plan(inputs, **options).run()
+        handles, thread = self._live(), self._running.begin()
+        try:
+            return self._plan(handles, inputs, **options).run()
+        finally:
+            self._running.end(thread)
 
     @overload
     def encode_query(self, inputs: Inputs, **options: Unpack[EncodeOptions]) -> FloatArray: ...
@@ -848,8 +853,12 @@ class Embedder:
         >>> asyncio.run(main(Embedder()))
         ((384,), (1, 384))
         """
-        await _requests.begin()
-        return await self._plan(inputs, **options).arun()
+        handles, thread = self._live(), self._running.begin()
+        try:
+            await _requests.begin()
+            return await self._plan(handles, inputs, **options).arun()
+        finally:
+            self._running.end(thread)
 
     async def aencode_query(self, inputs: Inputs, **options: Unpack[AllEncodeOptions]) -> Any:
         """Computes the rows of search queries for a coroutine: ``encode_query``, awaited.
@@ -1243,24 +1252,26 @@ class Embedder:
 
     def _plan(
         self,
+        handles: tuple[_native.Model, _native.Engine],
         inputs: Inputs,
         *,
         out: npt.NDArray[Any] | None = None,
         **options: Any,
     ) -> Plan:
         """A call of encode or aencode, with its arguments checked."""
-        handles, key = self._live(), tuple(options.items())
+        key = tuple(options.items())
         settled = self._settled.get(key) if _is_plain(options) else None
         if settled is None:
-            settled = self._settle(**options)
+            settled = self._settle(handles[1], **options)
             if _is_plain(options):
                 if len(self._settled) == _MOST_SETTLED:
                     self._settled.clear()
                 self._settled[key] = settled
-        return Plan(settled, handles, inputs, out, self._until_ended(handles[1]), self._running)
+        return Plan(settled, handles, inputs, out, self._until_ended(handles[1]))
 
     def _settle(
         self,
+        engine: _native.Engine,
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -1330,7 +1341,7 @@ class Embedder:
             modalities=frozenset(tower.modality for tower in self._info.towers),
         )
         serves = SingleTexts.serve(call) and not auto
-        return Settled(call, media, SingleTexts(call, self._live()[1]) if serves else None)
+        return Settled(call, media, SingleTexts(call, engine) if serves else None)
 
     def _live(self) -> tuple[_native.Model, _native.Engine]:
         """The native handles, which the caller keeps alive while it uses them."""
@@ -1414,10 +1425,10 @@ class Embedder:
         return 0 if max_tokens is None else integer("max_tokens", max_tokens, 1, self._n_ctx)
 
     def _limit(self, max_tokens: int | None, overflow: str | None) -> tuple[int, str]:
-        """Most tokens of a text in a call, 0 for the context, and what becomes of longer ones."""
+        """Most tokens of a text in a call, 0 for all that go, and what becomes of longer ones."""
         policy = self._overflow if overflow is None else one_of("overflow", overflow, OVERFLOWS)
         limit = self._max_tokens if max_tokens is None else self._checked_limit(max_tokens)
-        return limit or (0 if policy == "error" else self._n_ctx), policy
+        return limit or (0 if policy == "error" else self._n_room), policy
 
     def _width(self, truncate_dim: int | None, projection: Projection | None) -> int:
         """Values of a row of a call."""

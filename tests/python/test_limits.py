@@ -9,7 +9,7 @@ import re
 import fake_gpus
 import numpy as np
 import pytest
-from ggembed import Embedder, OutOfMemoryError, _arguments, cli, estimate
+from ggembed import Embedder, OutOfMemoryError, TruncationWarning, _arguments, cli, estimate
 
 MIB = 2**20
 
@@ -110,6 +110,9 @@ def test_room_for_the_longest_text_that_fits_is_taken(name, tiny):
             np.testing.assert_allclose(found.rows[[0, 1, 3]], expected[[0, 1, 3]], atol=1e-5)
         else:
             np.testing.assert_array_equal(found.rows[[0, 1, 3]], expected[[0, 1, 3]])
+        with pytest.warns(TruncationWarning, match="cut to 256 tokens"):
+            cut = limited.encode(texts[2], overflow="truncate", return_info=True)
+        assert (limited.max_seq_length, int(cut.n_tokens[0])) == (256, 256)
     assert total(path, n_ubatch=64, memory_limit=limit) <= limit
     assert total(path, n_ubatch=64, memory_limit=2**40) == total(path, n_ubatch=64)
 
