@@ -316,6 +316,9 @@ void Worker::compute(const std::vector<Share> &batch) {
     } catch (const std::bad_alloc &) {
         drop_session(); // its state is unknown
         throw Error(GGE_E_MEMORY, "out of memory");
+    } catch (const Error &e) {
+        e.status() == GGE_E_ABORTED ? wipe() : drop_session();
+        throw;
     } catch (...) {
         drop_session();
         throw;

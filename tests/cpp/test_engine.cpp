@@ -525,6 +525,8 @@ TEST(abort_stops_a_running_call) {
     o.callbacks.abort = [](void *) -> int32_t { return 1; };
     CHECK_THROWS(GGE_E_ABORTED, s.encode(s.tokens({{fake::id_slow}}), o));
     CHECK_EQ(s.encode(s.tokens({{4}}))[0], 4.0F);
+    CHECK_EQ(s.log.opened.size(), size_t{1}); // wiped, not opened anew
+    CHECK_EQ(s.log.n_wipes, 1);
 }
 
 TEST(abort_takes_a_waiting_call_out_of_the_queue) {
