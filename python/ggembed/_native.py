@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import importlib.metadata
 import importlib.resources
@@ -13,6 +12,7 @@ import os
 import re
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -25,6 +25,7 @@ from ._native_log import NativeLog
 from .errors import (
     BY_STATUS,
     LOGGED,
+    ClosedError,
     EmbedError,
     InternalError,
     InvalidInputError,
@@ -51,13 +52,22 @@ log.addHandler(logging.NullHandler())  # else logging prints warnings to stderr 
 # wants none: they come as DEBUG, and those at its DEBUG level below that.
 _LOG_LEVELS = {1: logging.DEBUG - 5, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
+# How long the interpreter waits at its end for calls of daemon threads, which engines that close
+# and abort callbacks end.
+_ENDING_S = 10
+
 
 class Call:
     """What the callbacks of one native call share with the Python function that made it."""
 
     def __init__(
-        self, progress: Progress | None = None, errors: dict[int, EmbedError] | None = None
+        self,
+        progress: Progress | None = None,
+        errors: dict[int, EmbedError] | None = None,
+        *,
+        logs: bool = False,
     ) -> None:
+        """logs: on the calling thread."""
         self.progress = progress
         self.errors = errors  # of inputs, by index; None if the first one is to be raised
         self.told: set[int] = set()  # statuses of inputs
@@ -66,7 +76,18 @@ class Call:
         # Python handles signals on the main thread and only between bytecodes: there, the abort
         # callback is what lets Ctrl-C through. Elsewhere it serves to stop after an exception.
         self.on_main_thread = threading.current_thread() is threading.main_thread()
-        self.wants_abort = self.on_main_thread or progress is not None
+        self.wants_abort = self.on_main_thread or progress is not None or logs
+        self._calls_back = progress is not None or errors is not None or logs
+
+    def __enter__(self) -> None:
+        """Begins the native call; raises if the interpreter is about to end."""
+        if not self._calls_back:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            library().begin(self)
+
+    def __exit__(self, *_: object) -> None:
+        library().running.discard(self)
 
 
 class Library:
@@ -88,6 +109,8 @@ class Library:
         self._log_level = 0
         self.native_log = NativeLog()
         self._interrupt: BaseException | None = None
+        self.running: set[Call] = set()  # on threads that may be ended within a callback
+        self._is_ending = False
         # One closure each for the life of the process; user_data tells the calls apart.
         self._on_log = ffi.callback(
             "void(void *, int32_t, const char *)", self._log, onerror=self._log_failed
@@ -109,8 +132,27 @@ class Library:
         self._requests: dict[int, Request] = {}  # that are not done
         self._request_numbers = itertools.count(1)
         self.follow_log_level()
-        silence = functools.partial(self.lib.gge_set_log, ffi.NULL, ffi.NULL)
-        atexit.register(_in_process, os.getpid(), silence, self.lib.GGE_LOG_ERROR)
+        # Finalizers run last made, first called: once this one does, all engines are closed.
+        weakref.finalize(self, self._end, os.getpid())
+
+    def begin(self, call: Call) -> None:
+        """Notes that a call may run callbacks on a thread other than the main one."""
+        self.running.add(call)
+        if self._is_ending:
+            self.running.discard(call)
+            raise ClosedError("the interpreter is ending")
+
+    def _end(self, pid: int) -> None:
+        """Waits for daemon threads, which the ending interpreter ends where they ask for the GIL.
+
+        That must not be in a callback: the library's frames do not let a thread be unwound.
+        """
+        self._is_ending = True
+        deadline = time.monotonic() + _ENDING_S
+        while self.running and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if os.getpid() == pid:
+            self.lib.gge_set_log(self.ffi.NULL, self.ffi.NULL, self.lib.GGE_LOG_ERROR)
 
     def _check_version(self, header: str) -> None:
         found, oldest = self.lib.gge_abi_version(), self.lib.gge_abi_oldest()
@@ -138,7 +180,7 @@ class Library:
         call: Call = self.ffi.from_handle(user_data)
         if self._interrupt is not None and call.on_main_thread and call.exception is None:
             call.exception, self._interrupt = self._interrupt, None
-        return call.exception is not None
+        return call.exception is not None or (self._is_ending and not call.on_main_thread)
 
     def _input_error(self, user_data: Any, index: int, status: int, message: Any) -> None:
         call: Call = self.ffi.from_handle(user_data)
@@ -176,7 +218,7 @@ class Library:
         """
         all_wanted = log.getEffectiveLevel() <= _LOG_LEVELS[self.lib.GGE_LOG_DEBUG]
         level = self.lib.GGE_LOG_DEBUG if all_wanted else self.lib.GGE_LOG_INFO
-        if level != self._log_level:
+        if level != self._log_level and not self._is_ending:
             self._log_level = level
             self.lib.gge_set_log(self._on_log, self.ffi.NULL, level)
 
@@ -215,6 +257,8 @@ class Library:
 
     def submit(self, submit: Callable[..., int], request: Request, *what: Any) -> None:
         """Starts a request, which is kept with all that it writes to until it is done."""
+        if self._is_ending:
+            raise ClosedError("the interpreter is ending")
         number = next(self._request_numbers)
         self._requests[number] = request
         out, err = self.ffi.new("gge_request **"), self.error()
@@ -321,6 +365,7 @@ def _renew_locks() -> None:
     if _library is not None:
         from cffi import cparser
 
+        _library.running.clear()
         # cffi takes these where it meets a name or a type for the first time, and in dir()
         _library.ffi._lock = threading.Lock()
         cparser.lock = threading.Lock()
@@ -401,13 +446,13 @@ class Model:
     ) -> None:
         lib = library()
         lib.follow_log_level()
-        ffi, call = lib.ffi, Call(progress)
+        ffi, call = lib.ffi, Call(progress, logs=True)
         alive: list[Any] = []
         opts = _model_options(lib, alive, **files)
         opts.mmap = lib.lib.GGE_ON if mmap else lib.lib.GGE_OFF
         alive.append(lib.arm(opts, call))
         out, err = ffi.new("gge_model **"), lib.error()
-        with lib.native_log.loading():
+        with lib.native_log.loading(), call:
             status = lib.lib.gge_model_load(c_string(os.fsencode(path), "model"), opts, out, err)
             del alive
             if out[0]:
@@ -574,7 +619,8 @@ class Tokens:
         else:
             tokenize = lib.lib.gge_tokenize_pairs if pairs else lib.lib.gge_tokenize
             data = ffi.from_buffer("uint8_t[]", texts)
-        status = tokenize(model.pointer, data, starts, n_texts, opts, out, err)
+        with call:
+            status = tokenize(model.pointer, data, starts, n_texts, opts, out, err)
         del alive
         if out[0]:
             self.pointer = lib.owned(out[0], lib.lib.gge_tokens_free)
@@ -688,8 +734,9 @@ class Request:
     def finish(self) -> EmbedError | None:
         """Returns or raises what `Engine.encode` does."""
         lib = library()
-        pointer, self.pointer, err = self.pointer, None, lib.error()
-        status = lib.lib.gge_request_finish(pointer, err)
+        with self._call:
+            pointer, self.pointer, err = self.pointer, None, lib.error()
+            status = lib.lib.gge_request_finish(pointer, err)
         self._alive = ()
         return _outcome(status, err, self._call)
 
@@ -701,8 +748,9 @@ class Engine:
         lib = library()
         opts = _engine_options(lib, attention, numbers)
         out, err = lib.ffi.new("gge_engine **"), lib.error()
-        with lib.native_log.loading():
-            check(lib.lib.gge_engine_create(model.pointer, opts, out, err), err)
+        with lib.native_log.loading(), Call(logs=True):
+            status = lib.lib.gge_engine_create(model.pointer, opts, out, err)
+            check(status, err)
         self.pointer = lib.owned(out[0], lib.lib.gge_engine_free)
         # Runs once: when called, when this object dies, or before the interpreter shuts down.
         self.close = weakref.finalize(
@@ -742,9 +790,10 @@ class Engine:
         opts, alive = _encode_options(lib, settings)
         alive.append(lib.arm(opts, call))
         err = lib.error()
-        status = lib.lib.gge_encode(
-            self.pointer, tokens.pointer, opts, address(out), len(out), row_stride(out), err
-        )
+        with call:
+            status = lib.lib.gge_encode(
+                self.pointer, tokens.pointer, opts, address(out), len(out), row_stride(out), err
+            )
         del alive
         return _outcome(status, err, call)
 
@@ -895,7 +944,7 @@ def quantize(
     """Writes a quantised copy of a file."""
     lib = library()
     lib.follow_log_level()
-    call = Call(progress)
+    call = Call(progress, logs=True)
     opts = lib.struct("gge_quantize_options")
     strings = {"level": level, "token_embedding_type": token_embedding_type}
     given = {name: text.encode() for name, text in strings.items() if text is not None}
@@ -910,7 +959,7 @@ def quantize(
     alive = lib.arm(opts, call)
     err = lib.error()
     files = [c_string(os.fsencode(p), what) for p, what in ((source, "source"), (target, "target"))]
-    with lib.native_log.loading():
+    with lib.native_log.loading(), call:
         status = lib.lib.gge_quantize(*files, opts, err)
         del alive, chars
         check(status, err, call)

@@ -137,6 +137,34 @@ print("ready", flush=True)
     assert done.returncode == (-15 if "kill" in ending else 0), done.stderr
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        "while True: embedder.encode(texts, on_error='collect')",
+        "while True: embedder.encode(texts[:50], progress=lambda *_: None)",
+        "while True: embedder.encode(['a' * 3] * 2000 + ['x ' * 600], on_error='collect')",
+        "while True: Embedder(sys.argv[1], progress=lambda *_: None)",
+        "while True: asyncio.run(embedder.aencode(texts, on_error='collect'))",
+    ],
+)
+def test_process_ends_while_daemon_threads_run_callbacks(run_python, tiny, work):
+    """Python ends such a thread where it asks for the GIL, which must not be inside the library."""
+    program = f"""
+import asyncio, sys, threading, time
+from ggembed import Embedder
+threading.excepthook = lambda _: None  # ClosedError
+embedder = Embedder(sys.argv[1], n_threads=1)
+texts = ["the question " * 50] * 20000
+def work():
+    {work}
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.5)
+"""
+    done = run_python(program, tiny("bert-mean"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_tokens_of_one_call_may_outlive_the_embedder(tiny):
     embedder = Embedder(tiny("bert-mean"))
     ids = embedder.tokenize("the question")
