@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import importlib.resources
 import itertools
@@ -321,8 +320,12 @@ class Library:
         return self.ffi.new("gge_error *")
 
     def owned(self, pointer: Any, free: Any) -> Any:
-        """A handle that frees itself, but not in a forked child, which lacks its threads."""
-        return self.ffi.gc(pointer, functools.partial(_in_process, os.getpid(), free))
+        """A handle that frees itself.
+
+        The library's own function does, since Ctrl-C could end one of Python before that. It leaves
+        the parent's handles alone in a forked child.
+        """
+        return self.ffi.gc(pointer, free)
 
     def name(self, prefix: str, value: int) -> str:
         """The lower-case name of an enum's value: ``name("GGE_POOLING_", 2)`` is ``"mean"``."""
