@@ -43,7 +43,7 @@ asan tsan tidy:
 # New inputs go to build/fuzz/found, those that break something to build/fuzz/TARGET-crash-*. A failed load leaks inside
 # upstream, and what a damaged file asks for may be refused, so two of libFuzzer's checks are off for model_load.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= texts limits encode media model_load
+FUZZ_TARGETS ?= texts limits encode submit media model_load
 FUZZ_OMNI = build/fuzz/omni/demo-omni-small
 FUZZ_FLAGS_model_load = -detect_leaks=0 -malloc_limit_mb=2000000 -max_len=65536
 fuzz:

@@ -171,6 +171,64 @@ def encode_seeds() -> dict[str, bytes]:
     }
 
 
+# Flags of fuzz_submit.c, its steps, and what on_done does.
+S_STATUS, S_NO_ON_DONE, S_KEEP_TOKENS = (1 << i for i in range(3))
+SUBMIT, FINISH, ABORT, ABORT_ALL, ENCODE = range(5)
+CLOSE, DRAIN, FREE = 0xE5, 0xE6, 0xE7
+TELLS, FINISHES, FINISHES_OTHERS, ABORTS_OTHERS, ABORTS_ALL, SUBMITS, ENCODES, CLOSES = range(8)
+
+
+def step(what: int, slot: int = 0) -> bytes:
+    return bytes([what, slot])
+
+
+def request(slot: int, lengths: list[int], *, flags: int = 0, on_done: int = TELLS) -> bytes:
+    """A step of fuzz_submit.c that submits."""
+    head = bytes([SUBMIT, slot, flags]) + (b"" if flags & S_NO_ON_DONE else bytes([on_done]))
+    body = b"".join(struct.pack("<BHB", n, 7 + 3 * i, 3) for i, n in enumerate(lengths))
+    return head + bytes([len(lengths)]) + body
+
+
+def submit_seeds() -> dict[str, bytes]:
+    def start(model: int, *, n_ubatch: int = 0, n_seq: int = 0, max_queued: int = 0) -> bytes:
+        return bytes([model, n_ubatch, n_seq, max_queued])
+
+    mixed = [5, 0, 60, 95, 12]
+    three = [request(i, [20, 30], flags=S_STATUS) for i in range(3)]
+    finishes = [step(FINISH, i) for i in range(6)]
+    every_on_done = [request(i % 6, [9, 40], flags=S_STATUS, on_done=i) for i in range(8)]
+    seeds = {f"model-{i}": [start(i), *three, *finishes] for i in range(4)}
+    return {
+        name: b"".join(parts)
+        for name, parts in {
+            **seeds,
+            "collects": [start(1), request(0, mixed, flags=S_STATUS), step(FINISH)],
+            "refused": [start(1), request(0, mixed), step(FINISH)],
+            "no-on-done": [start(0), request(0, [9], flags=S_NO_ON_DONE), step(FINISH)],
+            "busy": [start(0, n_ubatch=4, max_queued=60), *three, *finishes],
+            "aborted": [start(1, n_ubatch=4), *three, step(ABORT, 1), *finishes],
+            "all-aborted": [start(1, n_ubatch=4), *three, step(ABORT_ALL), *finishes],
+            "encode-between": [
+                *(start(0, n_ubatch=8), *three, bytes([ENCODE, 0, S_STATUS, 0, 1, 9, 5, 0, 1])),
+                *finishes,
+            ],
+            "every-on-done": [start(0, n_ubatch=8), *every_on_done, *finishes],
+            **{
+                f"on-done-{i}": [start(1, n_ubatch=8), *three, part, *finishes]
+                for i, part in enumerate(every_on_done)
+            },
+            "closed": [start(0, n_ubatch=4), *three, step(CLOSE), *three, *finishes],
+            "drained": [start(0, n_ubatch=4), *three, step(DRAIN), *finishes],
+            "freed": [start(1, n_ubatch=4), *three, step(FREE), *finishes],
+            "left": [start(1, n_ubatch=4), *three],
+            "many": [
+                *(start(1, n_ubatch=16, n_seq=2, max_queued=200), *every_on_done, *finishes),
+                *(*every_on_done, *finishes),
+            ],
+        }.items()
+    }
+
+
 # Flags of fuzz_media.c, and kinds of parts.
 M_COLLECT, M_PROMPT, M_LIMIT, M_SMALL_PASSES = (1 << i for i in range(4))
 TEXT, TEMPLATE, MEDIUM = 1, 2, 3
@@ -315,6 +373,7 @@ def main() -> None:
             "texts": text_seeds(),
             "limits": limit_seeds(),
             "encode": encode_seeds(),
+            "submit": submit_seeds(),
             "media": media_seeds(),
             "model_load": model_seeds(Path(scratch)),
         }
