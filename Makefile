@@ -4,7 +4,7 @@ TORCH ?= $(PYTHON)
 export PATH := $(dir $(realpath $(shell command -v $(PYTHON)))):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: build test test-parity bench bench-media bench-peers lint format asan tsan tidy fuzz wheel sdist vendor clean
+.PHONY: build test test-parity bench bench-media bench-peers lint format asan tsan tidy stress fuzz wheel sdist vendor clean
 
 build:        # editable install; also rebuilds the library
 	SKBUILD_CMAKE_DEFINE=GGEMBED_BUILD_TESTS=ON $(PYTHON) -m pip install --no-build-isolation --no-deps -e .
@@ -39,6 +39,19 @@ format:
 
 asan tsan tidy:
 	cmake --workflow --preset $@
+
+# Half an hour: 64 threads for 5 minutes under each sanitizer, 200 processes that are killed, forked, closed and
+# interrupted, and 10 minutes of mixed load.
+STRESS_SECONDS ?= 300
+STRESS_TRIALS ?= 200
+SOAK_SECONDS ?= 600
+STRESS_MODELS = build/stress/bert-mean.gguf build/stress/qwen3-last.gguf
+stress: build
+	$(PYTHON) tests/parity/make_tiny_models.py build/stress bert-mean qwen3-last
+	$(foreach preset,asan tsan,cmake --preset $(preset) && cmake --build build/$(preset) --target stress_engines && \
+	GGEMBED_TEST_MODEL=$$(echo $(STRESS_MODELS) | tr ' ' :) build/$(preset)/tests/stress_engines $(STRESS_SECONDS) &&) true
+	$(PYTHON) tests/stress/chaos.py $(firstword $(STRESS_MODELS)) --trials $(STRESS_TRIALS)
+	$(PYTHON) tests/stress/soak.py $(STRESS_MODELS) --seconds $(SOAK_SECONDS)
 
 # New inputs go to build/fuzz/found, those that break something to build/fuzz/TARGET-crash-*. A failed load leaks inside
 # upstream, and what a damaged file asks for may be refused, so two of libFuzzer's checks are off for model_load.

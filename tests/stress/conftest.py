@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "parity"))
 
-from fixtures import tiny  # noqa: F401
+from fixtures import figures, pytest_terminal_summary, tiny  # noqa: F401
