@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 
 namespace gge {
@@ -36,6 +37,18 @@ const Device &find_device(const std::vector<Device> &devices, const std::string 
     throw Error(GGE_E_DEVICE, "device \"" + name + "\" is not available, there is " + names_of(devices, ", "));
 }
 
+// "cuda": all of that kind.
+std::vector<Device> devices_of(const std::vector<Device> &devices, const std::string &kind) {
+    std::vector<Device> found;
+    std::copy_if(devices.begin(), devices.end(), std::back_inserter(found),
+                 [&](const Device &device) { return device.name.compare(0, kind.size() + 1, kind + ":") == 0; });
+    return found;
+}
+
+std::string kind_of(const Device &device) {
+    return device.name.substr(0, device.name.find(':'));
+}
+
 void check_list(const std::vector<Device> &chosen, const std::string &names, Split split) {
     if (chosen.size() > max_n_devices) {
         throw Error(GGE_E_INVALID, std::to_string(chosen.size()) + " devices are named, at most " +
@@ -56,8 +69,7 @@ void check_list(const std::vector<Device> &chosen, const std::string &names, Spl
         throw Error(GGE_E_UNSUPPORTED,
                     R"(split "none" puts a model on one device, ")" + names + "\" names " +
                         std::to_string(chosen.size()) +
-                        R"(: split "layer" shares the layers out among them; a copy on each takes a )"
-                        "model and an engine for each device");
+                        R"(: split "layer" shares the layers out among them, "copies" puts a copy on each)");
     }
 }
 
@@ -67,7 +79,15 @@ DeviceChoice choose_devices(const std::vector<Device> &devices, const std::strin
     if (devices.empty()) {
         throw Error(GGE_E_DEVICE, "no device is available");
     }
-    if (names == "auto") {
+    const bool is_auto = names == "auto";
+    if (split == Split::copies) {
+        const std::vector<Device> all = devices_of(devices, is_auto ? kind_of(devices.front()) : names);
+        if (all.size() > 1) {
+            check_list(all, names, split);
+            return {all, std::string(is_auto ? "auto" : "asked for") + ": all GPUs of the kind, a copy on each", true};
+        }
+    }
+    if (is_auto) {
         const Device &first = devices.front();
         const size_t n_gpus = devices.size() - 1;
         return {{first},
@@ -81,7 +101,9 @@ DeviceChoice choose_devices(const std::vector<Device> &devices, const std::strin
     }
     if (chosen.size() > 1) {
         check_list(chosen, names, split);
-        return {std::move(chosen), "asked for, layers shared out by free memory"};
+        const bool copies = split == Split::copies;
+        return {std::move(chosen), copies ? "asked for, a copy on each" : "asked for, layers shared out by free memory",
+                copies};
     }
     return {std::move(chosen), "asked for"};
 }

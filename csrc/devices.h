@@ -6,12 +6,14 @@
 namespace gge {
 
 struct DeviceChoice {
-    std::vector<Device> devices; // one, or several GPUs that share out the layers
+    std::vector<Device> devices; // one, or several GPUs that share out the layers or have a copy each
     std::string reason;
+    bool copies = false;
 };
 
 // devices: what there is, the CPU last. names: "auto", "cpu", "cuda", "cuda:1", "metal", ..., or several of GPUs with
-// commas between them. Throws Error.
+// commas between them. With Split::copies "auto" stands for all GPUs of the first one's kind, and so does "cuda" for all
+// of its own. Throws Error.
 DeviceChoice choose_devices(const std::vector<Device> &devices, const std::string &names, Split split);
 
 // "cuda:0,cuda:1"

@@ -1,17 +1,22 @@
-// Between two turns of the worker jobs come, end and overtake each other.
+// Between two turns of a worker jobs come, end and overtake each other.
 #include "engine.h"
 
 #include "devices.h"
 #include "log.h"
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
 
 namespace gge {
 namespace {
 
-// Of several the first, with the free memory of all.
-Device all_as_one(const Model &model) {
+// That of a copy, or of several that share the layers the first, with the free memory of all.
+Device device_of(const Model &model, size_t copy) {
     std::vector<Device> devices = model.devices();
+    if (model.n_copies() > 1) {
+        devices = {devices[copy]};
+    }
     std::for_each(devices.begin(), devices.end(), ask_driver);
     Device all = devices.front();
     for (size_t i = 1; i < devices.size(); ++i) {
@@ -23,6 +28,9 @@ Device all_as_one(const Model &model) {
 Budget budget_of(const Model &model, const EngineOptions &options, bool cuda_graphs) {
     const gge_device_kind device = model.devices().front().kind;
     Budget budget = choose_budget(model.facts(), options, device, cuda_graphs);
+    if (options.n_threads == 0) {
+        budget.first.n_threads = std::max(1, budget.first.n_threads / static_cast<int32_t>(model.n_copies()));
+    }
     if (options.memory_limit > 0) {
         model.backend().survey(tower_batch(options),
                                [&](const Measure &measure) { fit_limit(budget, options, device, measure); });
@@ -30,21 +38,37 @@ Budget budget_of(const Model &model, const EngineOptions &options, bool cuda_gra
     return budget;
 }
 
+gge_memory estimate(const std::string &path, const std::vector<Device> &devices, const LoadOptions &load,
+                    const EngineOptions &options) {
+    const gge_device_kind device = devices.front().kind;
+    gge_memory needs{};
+    survey_llama_model(path, devices, load, tower_batch(options), [&](const ModelFacts &facts, const Measure &measure) {
+        Budget budget = choose_budget(facts, options, device, false);
+        if (options.memory_limit > 0) {
+            fit_limit(budget, options, device, measure);
+        }
+        needs = measure(budget.session_for(budget.n_room, budget.first.rank));
+    });
+    return needs;
+}
+
 } // namespace
 
 gge_memory estimate(const std::string &path, const LoadOptions &load, const EngineOptions &options) {
-    const DeviceChoice choice = choose_devices(llama_devices(), load.device, load.split);
-    const gge_device_kind device = choice.devices.front().kind;
-    gge_memory needs{};
-    survey_llama_model(path, choice.devices, load, tower_batch(options),
-                       [&](const ModelFacts &facts, const Measure &measure) {
-                           Budget budget = choose_budget(facts, options, device, false);
-                           if (options.memory_limit > 0) {
-                               fit_limit(budget, options, device, measure);
-                           }
-                           needs = measure(budget.session_for(budget.n_room, budget.first.rank));
-                       });
-    return needs;
+    const DeviceChoice choice = devices_for(load);
+    if (!choice.copies) {
+        return estimate(path, choice.devices, load, options);
+    }
+    gge_memory sum{};
+    for (const Device &device : choice.devices) {
+        const gge_memory own = estimate(path, {device}, load, options);
+        for (const auto part : {&gge_memory::weights_device, &gge_memory::weights_host, &gge_memory::cache_device,
+                                &gge_memory::cache_host, &gge_memory::compute_device, &gge_memory::compute_host,
+                                &gge_memory::output_host}) {
+            sum.*part += own.*part;
+        }
+    }
+    return sum;
 }
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
@@ -52,20 +76,37 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions &options)
       graphs_(choose_cuda_graphs(options.cuda_graphs, model_->devices(), environment_disables_graphs())),
       budget_(budget_of(*model_, options, graphs_.on)),
       attention_(is_causal(model_->facts(), options.attention) ? GGE_ATTENTION_CAUSAL : GGE_ATTENTION_BIDIRECTIONAL),
-      worker_(open_worker(options)),
+      seats_(make_seats(options)),
       scheduler_({budget_.first.n_ubatch, budget_.first.n_seq_max, options.max_queued_tokens}) {
-    ended_.reserve(static_cast<size_t>(budget_.first.n_seq_max));
-    thread_ = std::thread(&Engine::work, this);
+    n_working_ = seats_.size();
+    try {
+        for (Seat &seat : seats_) {
+            seat.ended.reserve(static_cast<size_t>(budget_.first.n_seq_max));
+            seat.thread = std::thread([this, &seat] { work(seat); });
+        }
+    } catch (...) {
+        close();
+        throw;
+    }
 }
 
 Engine::~Engine() {
     close();
 }
 
-std::unique_ptr<Worker> Engine::open_worker(const EngineOptions &options) {
-    auto session = open_first(model_->backend(), budget_, options, all_as_one(*model_));
+// A copy with less memory than the others has the word on the budget, which is one for all.
+std::vector<Engine::Seat> Engine::make_seats(const EngineOptions &options) {
+    std::vector<std::unique_ptr<BackendSession>> sessions;
+    for (size_t copy = 0; copy < model_->n_copies(); ++copy) {
+        sessions.push_back(open_first(model_->backend(copy), budget_, options, device_of(*model_, copy)));
+    }
+    std::vector<Seat> seats(sessions.size());
     WorkerHost &host = *this;
-    return std::make_unique<Worker>(host, *model_, WorkerOptions{budget_, tower_batch(options)}, std::move(session));
+    for (size_t copy = 0; copy < seats.size(); ++copy) {
+        seats[copy].worker = std::make_unique<Worker>(host, *model_, WorkerOptions{copy, budget_, tower_batch(options)},
+                                                      std::move(sessions[copy]));
+    }
+    return seats;
 }
 
 gge_engine_info Engine::info() const {
@@ -87,8 +128,11 @@ gge_engine_info Engine::info() const {
 gge_engine_stats Engine::stats() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     gge_engine_stats stats = stats_;
-    const double seconds = std::chrono::duration<double>(Clock::now() - since_).count();
-    (computes_ ? stats.seconds_computing : stats.seconds_waiting) += seconds;
+    const Clock::time_point now = Clock::now();
+    for (const Seat &seat : seats_) {
+        const double seconds = std::chrono::duration<double>(now - seat.since).count();
+        (seat.computes ? stats.seconds_computing : stats.seconds_waiting) += seconds;
+    }
     stats.n_texts_queued = scheduler_.n_queued_inputs();
     stats.n_tokens_queued = scheduler_.n_queued_tokens();
     stats.n_calls_running =
@@ -104,7 +148,7 @@ void Engine::encode(const Tokens &tokens, const EncodeOptions &options, const Ro
         throw Error(GGE_E_BUSY, "the engine's own thread cannot wait for it");
     }
     const std::shared_ptr<const Tokens> borrowed(std::shared_ptr<const Tokens>(), &tokens);
-    const auto job = std::make_shared<Job>(*model_, borrowed, options, out, budget_.n_ctx);
+    const auto job = std::make_shared<Job>(*model_, borrowed, options, out, budget_.n_ctx, seats_.size());
     enqueue(job, false); // callers that wait are a bound by themselves
     wait(*job);
     job->report();
@@ -115,7 +159,7 @@ std::shared_ptr<Job> Engine::prepare(std::shared_ptr<const Tokens> tokens, const
     if (options.callbacks.progress != nullptr || options.callbacks.abort != nullptr) {
         throw Error(GGE_E_INVALID, "progress and abort are for calls that wait");
     }
-    auto job = std::make_shared<Job>(*model_, std::move(tokens), options, out, budget_.n_ctx);
+    auto job = std::make_shared<Job>(*model_, std::move(tokens), options, out, budget_.n_ctx, seats_.size());
     job->on_done = on_done;
     job->user_data = user_data;
     job->told = on_done == nullptr;
@@ -200,22 +244,28 @@ void Engine::abort() noexcept {
 }
 
 void Engine::close() noexcept {
-    std::thread thread;
+    bool joins = false;
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         closing_ = true;
         stop_all();
-        if (!teller_.is_here()) {
-            thread.swap(thread_); // only one of several closing threads gets to join
+        if (!teller_.is_here()) { // only one of several closing threads gets to join
+            joins = !joined_;
+            joined_ = true;
         }
     }
     wake_.notify_all();
     idle_.notify_all();
-    if (thread.joinable()) {
-        thread.join();
-        worker_->release();
-        teller_.finish();
+    if (!joins) {
+        return;
     }
+    for (Seat &seat : seats_) {
+        if (seat.thread.joinable()) {
+            seat.thread.join();
+        }
+        seat.worker->release();
+    }
+    teller_.finish();
 }
 
 void Engine::drain() noexcept {
@@ -229,18 +279,25 @@ void Engine::drain() noexcept {
 
 // ---------------------------------------------------------------- with the mutex held
 
-// Takes a job out of the queue; if the worker is computing it, it ends with the turn.
+// Takes a job out of the queue; if workers compute it, it ends with their turns.
 void Engine::stop(Job &job) noexcept {
     if (job.done) {
         return;
     }
     job.closed = closing_;
     job.abort = true;
-    if (job.computed) {
-        scheduler_.drop_longer(job.number, 0);
-        worker_->look_at_aborts();
+    if (job.n_computing > 0) {
+        stop_computing(job);
     } else {
         end(job)->changed.notify_all();
+    }
+}
+
+// Of a job that is over: workers that compute for no other stop.
+void Engine::stop_computing(Job &job) noexcept {
+    scheduler_.drop(job.number);
+    for (const Seat &seat : seats_) {
+        seat.worker->look_at_jobs();
     }
 }
 
@@ -271,91 +328,109 @@ std::shared_ptr<Job> Engine::end(Job &job) noexcept {
     return owner;
 }
 
-// Notes what the worker does from now on.
-void Engine::clock(bool computes) noexcept {
+// Notes what a worker does from now on.
+void Engine::clock(Seat &seat, bool computes) noexcept {
     const Clock::time_point now = Clock::now();
-    (computes_ ? stats_.seconds_computing : stats_.seconds_waiting) +=
-        std::chrono::duration<double>(now - since_).count();
-    since_ = now;
-    computes_ = computes;
+    (seat.computes ? stats_.seconds_computing : stats_.seconds_waiting) +=
+        std::chrono::duration<double>(now - seat.since).count();
+    seat.since = now;
+    seat.computes = computes;
 }
 
-// ---------------------------------------------------------------- the worker's thread
+// ---------------------------------------------------------------- a worker's thread
 
-void Engine::work() noexcept {
+void Engine::work(Seat &seat) noexcept {
     std::unique_lock<std::mutex> lock(mutex_);
-    while (!closing_ || !ended_.empty()) {
-        const bool begins = !closing_ && begin_turn();
-        if (!begins && ended_.empty()) {
+    while (takes_turns(seat) || !seat.ended.empty()) {
+        const bool begins = takes_turns(seat) && begin_turn(seat);
+        if (!begins && seat.ended.empty()) {
             wake_.wait(lock, [&] { return closing_ || !scheduler_.empty(); });
             continue;
         }
         lock.unlock();
-        wake_callers();
+        wake_callers(seat);
         if (begins) {
-            worker_->run_turn();
+            seat.worker->run_turn();
         }
         lock.lock();
         if (begins) {
-            end_turn();
+            end_turn(seat);
         }
+    }
+    lock.unlock();
+    if (seat.is_lost) {
+        std::array<char, 128> text{};
+        static_cast<void>(std::snprintf(text.data(), text.size(), "%s fails again and again, the other copies go on",
+                                        model_->devices()[seat.worker->number()].name.c_str()));
+        log_line(GGE_LOG_ERROR, text.data());
     }
 }
 
 // Of jobs that ended with the turn before: without the mutex, which is the first thing that they want, and while the next
 // turn is computed.
-void Engine::wake_callers() noexcept {
-    for (const std::shared_ptr<Job> &job : ended_) {
+void Engine::wake_callers(Seat &seat) noexcept {
+    for (const std::shared_ptr<Job> &job : seat.ended) {
         job->changed.notify_all();
     }
-    ended_.clear();
+    seat.ended.clear();
 }
 
 // Has the scheduler choose what runs. Returns whether there is something.
-bool Engine::begin_turn() noexcept {
-    worker_->clear_turn();
+bool Engine::begin_turn(Seat &seat) noexcept {
+    Worker &worker = *seat.worker;
+    worker.clear_turn();
     for (const Scheduler::Input &input : scheduler_.next()) {
-        worker_->add(*jobs_[input.job], {input.i_input, 0, input.n_tokens});
+        worker.add(*jobs_[input.job], {input.i_input, 0, input.n_tokens});
     }
-    for (Job *const job : worker_->jobs()) {
+    for (Job *const job : worker.jobs()) {
         job->started = true;
-        job->computed = true;
+        ++job->n_computing;
     }
-    const bool begins = !worker_->jobs().empty();
-    clock(begins);
+    if (!scheduler_.empty()) {
+        wake_.notify_one();
+    }
+    const bool begins = !worker.jobs().empty();
+    clock(seat, begins);
     return begins;
 }
 
-void Engine::end_turn() noexcept {
-    const Worker::Counts &counts = worker_->counts();
+void Engine::end_turn(Seat &seat) noexcept {
+    const Worker::Counts &counts = seat.worker->counts();
     stats_.n_texts += counts.n_texts;
     stats_.n_tokens += counts.n_tokens;
     stats_.n_microbatches += counts.n_microbatches;
     stats_.n_tokens_offered += counts.n_tokens_offered;
-    stats_.n_graphs_reused = worker_->n_graphs_reused();
-    clock(false);
-    worker_->compute_for(nullptr);
-    for (Job *const job : worker_->jobs()) {
-        job->computed = false;
+    stats_.n_graphs_reused += counts.n_graphs_reused;
+    clock(seat, false);
+    seat.worker->compute_for(nullptr);
+    for (Job *const job : seat.worker->jobs()) {
+        --job->n_computing;
         if (job->has_media() && !job->abort) {
             scheduler_.set_left(job->number, job->n_left, job->n_total - job->n_done);
         }
-        if (job->over()) {
-            ended_.push_back(end(*job));
+        if (job->over() && job->n_computing > 0) {
+            stop_computing(*job);
+        } else if (job->over()) {
+            seat.ended.push_back(end(*job));
         }
+    }
+    if (seat.worker->device_is_lost() && n_working_ > 1) {
+        seat.is_lost = true;
+        --n_working_;
+        wake_.notify_one(); // of what this one would have taken
     }
 }
 
-// ---------------------------------------------------------------- what the worker asks for
+// ---------------------------------------------------------------- what a worker asks for
 
 void Engine::stop_with(Worker &worker, Job &job) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
     worker.compute_for(&job);
 }
 
-void Engine::drop_longer(Job &job, int64_t n) noexcept {
+int64_t Engine::take_longer(Job &job, int64_t n) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
-    scheduler_.drop_longer(job.number, n);
+    return scheduler_.take_longer(job.number, n);
 }
 
 int64_t Engine::longest_of_jobs() noexcept {

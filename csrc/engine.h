@@ -1,4 +1,4 @@
-// The queue: callers on one side, the worker's thread on the other.
+// The queue: callers on one side, the workers' threads on the other.
 #pragma once
 
 #include "cuda_graphs.h"
@@ -51,7 +51,17 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
 
-    std::unique_ptr<Worker> open_worker(const EngineOptions &options);
+    // A worker, with its copy of the model, and its thread.
+    struct Seat {
+        std::unique_ptr<Worker> worker;
+        std::thread thread;
+        Clock::time_point since = Clock::now();  // it computes, or waits
+        std::vector<std::shared_ptr<Job>> ended; // with the last turn; the worker's own
+        bool computes = false;
+        bool is_lost = false; // the device, so that it takes no more turns
+    };
+
+    std::vector<Seat> make_seats(const EngineOptions &options);
 
     // callers
     void enqueue(const std::shared_ptr<Job> &job, bool bounded);
@@ -59,41 +69,41 @@ private:
 
     // with the mutex held
     void stop(Job &job) noexcept;
+    void stop_computing(Job &job) noexcept;
     std::shared_ptr<Job> end(Job &job) noexcept; // whose callers are to be woken
     void stop_all() noexcept;
-    void clock(bool computes) noexcept;
+    void clock(Seat &seat, bool computes) noexcept;
 
-    // the worker's thread
-    void work() noexcept;
-    void wake_callers() noexcept;
-    bool begin_turn() noexcept;
-    void end_turn() noexcept;
+    // a worker's thread
+    void work(Seat &seat) noexcept;
+    bool takes_turns(const Seat &seat) const noexcept { return !closing_ && !seat.is_lost; }
+    static void wake_callers(Seat &seat) noexcept;
+    bool begin_turn(Seat &seat) noexcept;
+    void end_turn(Seat &seat) noexcept;
 
-    // what the worker asks for
+    // what a worker asks for
     void stop_with(Worker &worker, Job &job) noexcept override;
-    void drop_longer(Job &job, int64_t n) noexcept override;
+    int64_t take_longer(Job &job, int64_t n) noexcept override;
     int64_t longest_of_jobs() noexcept override;
 
     const std::shared_ptr<const Model> model_;
     const GraphsChoice graphs_;
     Budget budget_; // settled by the constructor
     const gge_attention attention_;
-    const std::unique_ptr<Worker> worker_;
+    std::vector<Seat> seats_; // of each copy of the model
 
     mutable std::mutex mutex_;
-    std::condition_variable wake_; // the worker waits for jobs
+    std::condition_variable wake_; // workers wait for jobs
     std::condition_variable idle_; // drain() waits for their end
     Teller teller_{mutex_};
     Scheduler scheduler_;
     std::vector<std::shared_ptr<Job>> jobs_; // by number; NULL: free
     int64_t n_jobs_ = 0;
     gge_engine_stats stats_{};
-    Clock::time_point since_ = Clock::now(); // the worker computes, or waits
-    bool computes_ = false;
     bool closing_ = false;
     bool draining_ = false;
-    std::vector<std::shared_ptr<Job>> ended_; // with the last turn; the worker's own
-    std::thread thread_;
+    bool joined_ = false;  // the threads, or somebody does so
+    size_t n_working_ = 0; // seats that are not lost
 };
 
 } // namespace gge

@@ -84,11 +84,12 @@ std::pair<gge_status, std::string> describe(const std::exception_ptr &error) {
 } // namespace
 
 Job::Job(const Model &model, std::shared_ptr<const Tokens> tokens_, const EncodeOptions &options_, const RowsOut &out_,
-         int64_t n_ctx)
+         int64_t n_ctx, size_t n_workers)
     : tokens(std::move(tokens_)), options(options_), out(out_),
       pooling(options.pooling == GGE_POOLING_DEFAULT ? model.pooling() : options.pooling),
-      format(checked_format(model, *tokens, options, pooling)), status(tokens->status), finished(status.size(), false),
-      n_tokens(status.size()), n_left(tokens->n_texts()), pooler(pooling, format.n_embd), writer(format) {
+      format(checked_format(model, *tokens, options, pooling)), status(tokens->status), finished(status.size(), 0),
+      n_tokens(status.size()), n_left(tokens->n_texts()),
+      desks(n_workers, {Pooler(pooling, format.n_embd), RowWriter(format), {}}) {
     check_out(out, pooling == GGE_POOLING_NONE ? static_cast<int64_t>(tokens->ids.size()) : tokens->n_texts(),
               format.type, format.n_out);
     for (int64_t i = 0; i < tokens->n_texts(); ++i) {
@@ -115,8 +116,9 @@ void *Job::row(int64_t i) const {
     return static_cast<char *>(out.data) + i * stride;
 }
 
-int64_t Job::longest_up_to(int64_t limit) const {
+int64_t Job::longest_up_to(int64_t limit) {
     int64_t found = 0;
+    const std::lock_guard<std::mutex> lock(failing);
     for (const int64_t n : n_tokens) {
         found = n <= limit ? std::max(found, n) : found;
     }
@@ -124,16 +126,29 @@ int64_t Job::longest_up_to(int64_t limit) const {
 }
 
 void Job::succeed(int64_t i) {
-    finished[static_cast<size_t>(i)] = true;
+    finished[static_cast<size_t>(i)] = 1;
     --n_left;
 }
 
+void Job::fail(const std::exception_ptr &why) {
+    const std::lock_guard<std::mutex> lock(failing);
+    if (!over()) { // otherwise it is known why it ended
+        error = why;
+        failed = true;
+    }
+}
+
 void Job::fail(int64_t i, gge_status why, const std::string &message) {
-    ++n_failed;
+    const std::lock_guard<std::mutex> lock(failing);
     if (!options.report.collects()) {
-        error = std::make_exception_ptr(Error(why, message, i));
+        if (!failed) { // the first one ends the call
+            ++n_failed;
+            error = std::make_exception_ptr(Error(why, message, i));
+            failed = true;
+        }
         return;
     }
+    ++n_failed;
     status[static_cast<size_t>(i)] = why;
     n_tokens[static_cast<size_t>(i)] = 0;
     messages[i] = message;
@@ -144,9 +159,9 @@ void Job::fail(int64_t i, gge_status why, const std::string &message) {
         end = tokens->offsets[static_cast<size_t>(i) + 1];
     }
     for (int64_t r = begin; r < end; ++r) {
-        writer.fill_failed(row(r));
+        desks.front().writer.fill_failed(row(r));
     }
-    finished[static_cast<size_t>(i)] = true;
+    finished[static_cast<size_t>(i)] = 1;
     --n_left;
 }
 
@@ -165,7 +180,7 @@ void Job::report() {
     const InputReport &to = options.report;
     if (to.collects()) {
         for (int64_t i = 0; ended != GGE_OK && i < tokens->n_texts(); ++i) {
-            if (!finished[static_cast<size_t>(i)]) {
+            if (finished[static_cast<size_t>(i)] == 0) {
                 fail(i, ended, why);
             }
         }

@@ -151,8 +151,8 @@ int64_t Media::n_rows() const noexcept {
     return n;
 }
 
-const BackendTower &tower_for(const Model &model, gge_modality modality) {
-    for (const auto &tower : model.backend().towers()) {
+const BackendTower &tower_for(const Model &model, gge_modality modality, size_t copy) {
+    for (const auto &tower : model.backend(copy).towers()) {
         if (tower->facts().modality == modality) {
             return *tower;
         }

@@ -59,8 +59,8 @@ private:
     std::vector<MediaUnit> units_;
 };
 
-// The tower of a model for a modality. Throws Error if there is none.
-const BackendTower &tower_for(const Model &model, gge_modality modality);
+// The tower of a model, of one of its copies, for a modality. Throws Error if there is none.
+const BackendTower &tower_for(const Model &model, gge_modality modality, size_t copy = 0);
 
 // Values that TowerInput.values wants for a unit, where the unit does not hold them as they are.
 size_t n_tower_values(const TowerFacts &tower, const MediaUnit &unit);

@@ -10,15 +10,15 @@ namespace gge {
 TowerSession &Towers::session(gge_modality modality) {
     std::unique_ptr<TowerSession> &session = sessions_[modality];
     if (session == nullptr) {
-        session = tower_for(model_, modality).open(n_threads_, cuda_graphs_);
+        session = tower_for(model_, modality, copy_).open(n_threads_, cuda_graphs_);
     }
     return *session;
 }
 
-MediaRows::MediaRows(Towers &towers, const Tokens &tokens, int64_t n_tower_batch)
-    : towers_(towers), model_(towers.model()), tokens_(tokens), room_(n_tower_batch) {}
+MediaRows::MediaRows(const Model &model, const Tokens &tokens, int64_t n_tower_batch)
+    : model_(model), tokens_(tokens), room_(n_tower_batch) {}
 
-void MediaRows::prepare(const Plan &plan, size_t at, const std::atomic<bool> &abort) {
+void MediaRows::prepare(Towers &towers, const Plan &plan, size_t at, const std::atomic<bool> &abort) {
     Window own = gather(plan, at, at + 1);
     if (own.spans.empty()) {
         return;
@@ -26,7 +26,7 @@ void MediaRows::prepare(const Plan &plan, size_t at, const std::atomic<bool> &ab
     if (at >= alone_until_) {
         const Window window = gather(plan, at, plan.size());
         try {
-            encode(window, abort);
+            encode(towers, window, abort);
             return;
         } catch (const Error &e) { // whose media are at fault is not known
             if (abort || e.status() == GGE_E_DEVICE || window.spans.size() == own.spans.size()) {
@@ -36,13 +36,13 @@ void MediaRows::prepare(const Plan &plan, size_t at, const std::atomic<bool> &ab
         }
         own = gather(plan, at, at + 1); // a part of them may be there
     }
-    encode(own, abort);
+    encode(towers, own, abort);
 }
 
-void MediaRows::prepare_alone(const Microbatch &batch, const std::atomic<bool> &abort) {
+void MediaRows::prepare_alone(Towers &towers, const Microbatch &batch, const std::atomic<bool> &abort) {
     Window window;
     add(batch, -1, window);
-    encode(window, abort);
+    encode(towers, window, abort);
 }
 
 // The media that a micro-batch holds rows of.
@@ -91,7 +91,7 @@ bool MediaRows::add(const Microbatch &batch, int64_t number, Window &window) {
     return true;
 }
 
-void MediaRows::encode(const Window &window, const std::atomic<bool> &abort) {
+void MediaRows::encode(Towers &towers, const Window &window, const std::atomic<bool> &abort) {
     for (const gge_modality modality : {GGE_MODALITY_VISION, GGE_MODALITY_AUDIO}) {
         std::vector<const MediaSpan *> spans;
         std::copy_if(window.spans.begin(), window.spans.end(), std::back_inserter(spans),
@@ -104,7 +104,7 @@ void MediaRows::encode(const Window &window, const std::atomic<bool> &abort) {
                 ++end;
             }
             try {
-                run_pass(window, {begin, end}, abort);
+                run_pass(towers, window, {begin, end}, abort);
                 begin = end;
             } catch (const Error &e) { // fewer may find memory
                 if (abort || e.status() != GGE_E_MEMORY || end - begin == 1) {
@@ -117,7 +117,7 @@ void MediaRows::encode(const Window &window, const std::atomic<bool> &abort) {
 }
 
 // spans: of one modality
-void MediaRows::run_pass(const Window &window, const std::vector<const MediaSpan *> &spans,
+void MediaRows::run_pass(Towers &towers, const Window &window, const std::vector<const MediaSpan *> &spans,
                          const std::atomic<bool> &abort) {
     const gge_modality modality = spans[0]->media->modality();
     const TowerFacts &facts = tower_for(model_, modality).facts();
@@ -134,7 +134,7 @@ void MediaRows::run_pass(const Window &window, const std::vector<const MediaSpan
             inputs.push_back(tower_input(facts, unit_of(*span), at));
             at += n_tower_values(facts, unit_of(*span));
         }
-        const float *rows = towers_.session(modality).compute(inputs, abort);
+        const float *rows = towers.session(modality).compute(inputs, abort);
         for (const MediaSpan *span : spans) {
             const Key key = {span->media.get(), span->i_unit};
             const size_t n = static_cast<size_t>(span->n_rows) * static_cast<size_t>(facts.n_embd);
@@ -142,10 +142,10 @@ void MediaRows::run_pass(const Window &window, const std::vector<const MediaSpan
             rows += n;
         }
     } catch (const std::bad_alloc &) {
-        towers_.drop(modality); // its state is unknown
+        towers.drop(modality); // its state is unknown
         throw Error(GGE_E_MEMORY, "out of memory");
     } catch (...) {
-        towers_.drop(modality);
+        towers.drop(modality);
         throw;
     }
 }

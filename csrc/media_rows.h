@@ -9,35 +9,36 @@
 
 namespace gge {
 
-// The compute states of a model's towers, opened when they are needed. Used by one thread at a time.
+// The compute states of the towers of a model, of one of its copies, opened when they are needed. Used by one thread at
+// a time.
 class Towers {
 public:
-    Towers(const Model &model, int32_t n_threads, bool cuda_graphs)
-        : model_(model), n_threads_(n_threads), cuda_graphs_(cuda_graphs) {}
+    Towers(const Model &model, size_t copy, int32_t n_threads, bool cuda_graphs)
+        : model_(model), copy_(copy), n_threads_(n_threads), cuda_graphs_(cuda_graphs) {}
 
-    const Model &model() const noexcept { return model_; }
     TowerSession &session(gge_modality modality);
     // Drops one whose state is unknown.
     void drop(gge_modality modality) noexcept { sessions_.erase(modality); }
 
 private:
     const Model &model_;
+    const size_t copy_;
     const int32_t n_threads_;
     const bool cuda_graphs_;
     std::map<gge_modality, std::unique_ptr<TowerSession>> sessions_;
 };
 
-// Those of one job. Used by one thread at a time.
+// Those of one job, whichever towers make them. Used by one thread at a time.
 class MediaRows {
 public:
     // Borrows both. n_tower_batch: rows that a tower makes together; a medium that has more is encoded by itself.
-    MediaRows(Towers &towers, const Tokens &tokens, int64_t n_tower_batch);
+    MediaRows(const Model &model, const Tokens &tokens, int64_t n_tower_batch);
 
     // Has the media of micro-batch at encoded, together with those of the ones behind it as far as there is room.
-    void prepare(const Plan &plan, size_t at, const std::atomic<bool> &abort);
+    void prepare(Towers &towers, const Plan &plan, size_t at, const std::atomic<bool> &abort);
 
     // Has those of one that is no part of the plan encoded, until the next release.
-    void prepare_alone(const Microbatch &batch, const std::atomic<bool> &abort);
+    void prepare_alone(Towers &towers, const Microbatch &batch, const std::atomic<bool> &abort);
 
     // Fills in the rows of a micro-batch that holds media, which are prepared, and the places of its tokens.
     void fill(const Microbatch &batch, TokenBatch &out) const;
@@ -66,12 +67,12 @@ private:
     std::vector<const MediaSpan *> spans_of(const Microbatch &batch) const;
     Window gather(const Plan &plan, size_t begin, size_t end);
     bool add(const Microbatch &batch, int64_t number, Window &window);
-    void encode(const Window &window, const std::atomic<bool> &abort);
-    void run_pass(const Window &window, const std::vector<const MediaSpan *> &spans, const std::atomic<bool> &abort);
+    void encode(Towers &towers, const Window &window, const std::atomic<bool> &abort);
+    void run_pass(Towers &towers, const Window &window, const std::vector<const MediaSpan *> &spans,
+                  const std::atomic<bool> &abort);
     void drop_until(int64_t batch);
     void fill_piece(const Piece &piece, TokenBatch &out, float *rows) const;
 
-    Towers &towers_;
     const Model &model_;
     const Tokens &tokens_;
     int64_t room_;           // rows of a pass

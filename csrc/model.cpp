@@ -12,10 +12,66 @@ gge_pooling default_pooling(const ModelFacts &facts) {
     return facts.attention == Attention::causal ? GGE_POOLING_LAST : GGE_POOLING_MEAN;
 }
 
+// Callbacks of the load of one of several copies, which is a part of the whole.
+struct CopyProgress {
+    Callbacks whole;
+    int64_t i_copy;
+    int64_t n_copies;
+
+    Callbacks callbacks() {
+        Callbacks own;
+        own.user_data = this;
+        if (whole.progress != nullptr) {
+            own.progress = [](void *self, int64_t done, int64_t total) {
+                const auto &[to, i, n] = *static_cast<CopyProgress *>(self);
+                to.progress(to.user_data, i * total + done, n * total);
+            };
+        }
+        if (whole.abort != nullptr) {
+            own.abort = [](void *self) {
+                const Callbacks &to = static_cast<CopyProgress *>(self)->whole;
+                return to.abort(to.user_data);
+            };
+        }
+        return own;
+    }
+};
+
+std::unique_ptr<BackendModel> load_copy(const std::string &path, const std::vector<Device> &devices,
+                                        const LoadOptions &options) {
+    auto loaded = load_llama_model(path, devices, options);
+    const Model::Wrapper wrap = Model::wrapper;
+    return wrap == nullptr ? std::move(loaded) : wrap(std::move(loaded));
+}
+
+std::vector<std::unique_ptr<BackendModel>> load_copies(const std::string &path, const DeviceChoice &choice,
+                                                       LoadOptions options) {
+    std::vector<std::unique_ptr<BackendModel>> copies;
+    if (!choice.copies) {
+        copies.push_back(load_copy(path, choice.devices, options));
+        return copies;
+    }
+    CopyProgress progress{options.callbacks, 0, static_cast<int64_t>(choice.devices.size())};
+    options.callbacks = progress.callbacks();
+    for (const Device &device : choice.devices) {
+        copies.push_back(load_copy(path, {device}, options));
+        ++progress.i_copy;
+    }
+    return copies;
+}
+
 } // namespace
 
-Model::Model(std::unique_ptr<BackendModel> backend, DeviceChoice device)
-    : backend_(std::move(backend)), device_(std::move(device)), pooling_(default_pooling(backend_->facts())) {
+DeviceChoice devices_for(const LoadOptions &options) {
+    DeviceChoice choice = choose_devices(llama_devices(), options.device, options.split);
+    if (choice.copies && options.n_gpu_layers < 0) {
+        throw Error(GGE_E_INVALID, "split \"copies\" is for layers on GPUs, n_gpu_layers leaves none there");
+    }
+    return choice;
+}
+
+Model::Model(std::vector<std::unique_ptr<BackendModel>> copies, DeviceChoice device)
+    : copies_(std::move(copies)), device_(std::move(device)), pooling_(default_pooling(facts())) {
     if (facts().has_tokenizer) {
         find_special_tokens();
     }
@@ -24,14 +80,11 @@ Model::Model(std::unique_ptr<BackendModel> backend, DeviceChoice device)
 std::atomic<Model::Wrapper> Model::wrapper{nullptr};
 
 std::shared_ptr<const Model> Model::load(const std::string &path, const LoadOptions &options) {
-    DeviceChoice choice = choose_devices(llama_devices(), options.device, options.split);
-    auto backend = load_llama_model(path, choice.devices, options);
+    DeviceChoice choice = devices_for(options);
+    auto copies = load_copies(path, choice, options);
     std::for_each(choice.devices.begin(), choice.devices.end(), ask_driver);
-    if (const Wrapper wrap = wrapper) {
-        backend = wrap(std::move(backend));
-    }
     try {
-        return std::make_shared<const Model>(std::move(backend), std::move(choice));
+        return std::make_shared<const Model>(std::move(copies), std::move(choice));
     } catch (const Error &e) {
         throw Error(e.status(), path + ": " + e.what());
     }
@@ -43,8 +96,8 @@ void Model::find_special_tokens() {
     const std::string_view probe = "a word, 12";
     std::vector<int32_t> bare;
     std::vector<int32_t> full;
-    backend_->tokenize(probe, false, false, bare);
-    backend_->tokenize(probe, true, false, full);
+    backend().tokenize(probe, false, false, bare);
+    backend().tokenize(probe, true, false, full);
     const auto middle = std::search(full.begin(), full.end(), bare.begin(), bare.end());
     if (middle == full.end() && !bare.empty()) {
         throw Error(GGE_E_FORMAT, "the vocabulary's special tokens change the tokens of the text beside them");
@@ -95,7 +148,7 @@ gge_model_info Model::info() const {
 }
 
 gge_tower_info Model::tower_info(int32_t i) const {
-    const auto &towers = backend_->towers();
+    const auto &towers = backend().towers();
     if (i < 0 || static_cast<size_t>(i) >= towers.size()) {
         throw Error(GGE_E_INVALID,
                     "tower " + std::to_string(i) + " does not exist, there are " + std::to_string(towers.size()));

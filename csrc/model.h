@@ -1,4 +1,4 @@
-// A loaded model: what its file says, and what follows from it for embedding.
+// A loaded model, on one device, several, or a copy on each: what its file says, and what follows from it for embedding.
 #pragma once
 
 #include "devices.h"
@@ -9,9 +9,13 @@
 
 namespace gge {
 
+// The devices for a model. Throws Error.
+DeviceChoice devices_for(const LoadOptions &options);
+
 class Model {
 public:
-    Model(std::unique_ptr<BackendModel> backend, DeviceChoice device);
+    // copies: of one file, at least one
+    Model(std::vector<std::unique_ptr<BackendModel>> copies, DeviceChoice device);
 
     // What every backend passes through once it is loaded; white-box tests put a faulty one around it.
     using Wrapper = std::unique_ptr<BackendModel> (*)(std::unique_ptr<BackendModel>);
@@ -19,8 +23,9 @@ public:
 
     static std::shared_ptr<const Model> load(const std::string &path, const LoadOptions &options);
 
-    const BackendModel &backend() const noexcept { return *backend_; }
-    const ModelFacts &facts() const noexcept { return backend_->facts(); }
+    size_t n_copies() const noexcept { return copies_.size(); }
+    const BackendModel &backend(size_t copy = 0) const noexcept { return *copies_[copy]; }
+    const ModelFacts &facts() const noexcept { return backend().facts(); }
 
     const std::vector<Device> &devices() const noexcept { return device_.devices; }
 
@@ -37,7 +42,7 @@ public:
 private:
     void find_special_tokens();
 
-    std::unique_ptr<BackendModel> backend_;
+    std::vector<std::unique_ptr<BackendModel>> copies_;
     DeviceChoice device_;
     gge_pooling pooling_;
     std::vector<int32_t> prefix_;

@@ -62,8 +62,11 @@ LoadOptions read_options(const gge_model_options *opts) {
     LoadOptions r;
     r.device = o.device == nullptr || o.device[0] == '\0' ? "auto" : o.device;
     r.n_gpu_layers = o.n_gpu_layers;
-    check_range("split", o.split, GGE_SPLIT_DEFAULT, GGE_SPLIT_LAYER);
-    r.split = o.split == GGE_SPLIT_NONE ? Split::none : o.split == GGE_SPLIT_LAYER ? Split::layer : Split::automatic;
+    check_range("split", o.split, GGE_SPLIT_DEFAULT, GGE_SPLIT_COPIES);
+    r.split = o.split == GGE_SPLIT_NONE     ? Split::none
+              : o.split == GGE_SPLIT_LAYER  ? Split::layer
+              : o.split == GGE_SPLIT_COPIES ? Split::copies
+                                            : Split::automatic;
     r.mmap = read_switch("mmap", o.mmap, true);
     r.cpu_kernels = read_switch("cpu_kernels", o.cpu_kernels, true);
     check_range("n_adapters", o.n_adapters, 0, 1024);

@@ -40,7 +40,7 @@ struct InputReport {
 };
 
 // What several devices are for.
-enum class Split { automatic, none, layer };
+enum class Split { automatic, none, layer, copies };
 
 struct LoadOptions {
     std::string device; // never empty

@@ -71,12 +71,6 @@ int64_t Shelf::take(int64_t n) noexcept {
     return static_cast<int64_t>(i);
 }
 
-void Shelf::drop_longer(int64_t n) noexcept {
-    for (int64_t found = longest(); found > n; found = longest()) {
-        take(found);
-    }
-}
-
 int64_t Microbatch::n_tokens() const noexcept {
     return std::accumulate(begin(), end(), int64_t{0},
                            [](int64_t n, const Piece &piece) { return n + piece.end - piece.begin; });

@@ -24,8 +24,6 @@ public:
 
     // Takes out the first input of n tokens, n as longest() returned it.
     int64_t take(int64_t n) noexcept;
-    // Takes out all that have more than n tokens.
-    void drop_longer(int64_t n) noexcept;
 
 private:
     std::vector<size_t> next_;    // by input: the next of its length

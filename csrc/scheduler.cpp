@@ -65,12 +65,15 @@ void Scheduler::remove(size_t job) noexcept {
 
 const std::vector<Scheduler::Input> &Scheduler::next() noexcept {
     next_.clear();
-    if (by_size_.empty()) {
+    if (empty()) {
         return next_;
     }
     const size_t first = choose_first();
-    const Entry &entry = entries_[first];
+    Entry &entry = entries_[first];
     if (entry.kind.alone) {
+        entry.debit = debit_;
+        entry.lent = true;
+        ++n_lent_;
         next_.push_back({first, -1, 0});
         return next_;
     }
@@ -91,21 +94,42 @@ const std::vector<Scheduler::Input> &Scheduler::next() noexcept {
 
 // The smallest, or the oldest when it is owed a micro-batch.
 size_t Scheduler::choose_first() noexcept {
-    const size_t smallest = by_size_.front();
-    const size_t oldest = by_age_.front();
+    const size_t smallest = first_there(by_size_);
+    const size_t oldest = first_there(by_age_);
     const bool pays = owed_ >= n_for_small * limits_.n_ubatch;
     debit_ = smallest == oldest ? 0 : pays ? -n_for_small : 1;
     return pays ? oldest : smallest;
 }
 
-void Scheduler::drop_longer(size_t job, int64_t n) noexcept {
-    Entry &entry = entries_[job];
-    entry.shelf.drop_longer(n);
-    note_left(job, entry.shelf.n_inputs(), entry.shelf.n_tokens());
+// Of a list of jobs that are not all lent.
+size_t Scheduler::first_there(const std::vector<size_t> &list) const noexcept {
+    return *std::find_if(list.begin(), list.end(), [&](size_t job) { return !entries_[job].lent; });
+}
+
+void Scheduler::take_back(Entry &entry) noexcept {
+    n_lent_ -= entry.lent ? 1 : 0;
+    entry.lent = false;
+}
+
+void Scheduler::drop(size_t job) noexcept {
+    entries_[job].shelf = Shelf();
+    note_left(job, 0, 0);
+}
+
+int64_t Scheduler::take_longer(size_t job, int64_t n) noexcept {
+    Shelf &shelf = entries_[job].shelf;
+    const int64_t longest = shelf.longest();
+    if (longest <= n) {
+        return -1;
+    }
+    const int64_t i = shelf.take(longest);
+    note_left(job, shelf.n_inputs(), shelf.n_tokens());
+    return i;
 }
 
 void Scheduler::set_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept {
-    owed_ += debit_ * (entries_[job].n_tokens - n_tokens);
+    take_back(entries_[job]);
+    owed_ += entries_[job].debit * (entries_[job].n_tokens - n_tokens);
     note_left(job, n_inputs, n_tokens);
 }
 
@@ -130,6 +154,7 @@ void Scheduler::note_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexce
     entry.n_tokens = n_tokens;
     n_counted_ += counted(entry);
     if (ends) {
+        take_back(entry);
         owed_ = by_age_.front() == job ? 0 : owed_; // it is of that one alone
         by_size_.erase(std::find(by_size_.begin(), by_size_.end(), job));
         by_age_.erase(std::find(by_age_.begin(), by_age_.end(), job));

@@ -52,14 +52,18 @@ public:
     size_t add(Shelf inputs, const JobKind &kind, bool bounded);
     void remove(size_t job) noexcept;
 
-    bool empty() const noexcept { return by_size_.empty(); }
+    // Whether there is nothing to take.
+    bool empty() const noexcept { return by_size_.size() == n_lent_; }
 
     // Takes out the next micro-batch; empty if there is none. Valid until the next call. Inputs of a job stand together.
+    // A job that is alone has one turn at a time, until set_left().
     const std::vector<Input> &next() noexcept;
 
-    // Takes out inputs of a job that have more than n tokens.
-    void drop_longer(size_t job, int64_t n) noexcept;
-    // Notes what a job that is alone has left. Without any inputs it gets no more turns.
+    // Takes out all inputs of a job.
+    void drop(size_t job) noexcept;
+    // Takes out one that has more than n tokens and returns its number; -1 if there is none.
+    int64_t take_longer(size_t job, int64_t n) noexcept;
+    // Ends the turn of a job that is alone, and notes what it has left. Without any inputs it gets no more turns.
     void set_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept;
 
     // In the queue, not in a micro-batch yet.
@@ -74,9 +78,13 @@ private:
         int64_t size = 0;     // in tokens, as it counts
         int64_t n_inputs = 0; // left
         int64_t n_tokens = 0;
+        int64_t debit = 0; // of a turn of one that is alone
+        bool lent = false; // it has that turn
     };
 
     size_t choose_first() noexcept;
+    size_t first_there(const std::vector<size_t> &list) const noexcept;
+    void take_back(Entry &entry) noexcept;
     void fill_from(size_t job, int64_t &room) noexcept;
     void note_left(size_t job, int64_t n_inputs, int64_t n_tokens) noexcept;
     int64_t counted(const Entry &entry) const noexcept;
@@ -86,6 +94,7 @@ private:
     std::vector<size_t> free_;    // numbers of removed jobs
     std::vector<size_t> by_size_; // jobs that have inputs left, the smallest first, of equal ones the oldest
     std::vector<size_t> by_age_;  // the oldest first
+    size_t n_lent_ = 0;
     std::vector<Input> next_;
     int64_t owed_ = 0;  // tokens of smaller jobs that the oldest has not had its share for
     int64_t debit_ = 0; // what a token of this micro-batch adds to that

@@ -14,6 +14,8 @@ namespace {
 
 // Faults in upstream that a call may meet and go on.
 constexpr int max_n_faults = 8;
+// Turns in succession that a device fails in, before it is given up.
+constexpr int max_device_faults = 3;
 
 } // namespace
 
@@ -22,7 +24,7 @@ Worker::Worker(WorkerHost &host, const Model &model, const WorkerOptions &option
     : host_(host), model_(model), options_(options), session_(std::move(session)),
       session_options_(options.budget.session_for(0, options.budget.first.rank)) {
     const SessionOptions &first = options_.budget.first;
-    towers_ = std::make_unique<Towers>(model_, first.n_threads, first.cuda_graphs);
+    towers_ = std::make_unique<Towers>(model_, options_.number, first.n_threads, first.cuda_graphs);
     const auto n_seq_max = static_cast<size_t>(first.n_seq_max);
     turn_.reserve(n_seq_max);
     turn_jobs_.reserve(n_seq_max);
@@ -48,15 +50,15 @@ void Worker::add(Job &job, const Piece &piece) noexcept {
     }
 }
 
-void Worker::look_at_aborts() noexcept {
-    stop_ = std::all_of(computed_.begin(), computed_.end(), [](const Job *job) { return job->abort.load(); });
+void Worker::look_at_jobs() noexcept {
+    stop_ = std::all_of(computed_.begin(), computed_.end(), [](const Job *job) { return job->over(); });
 }
 
 void Worker::compute_for(Job *job) noexcept {
     computed_.clear();
     if (job != nullptr) {
         computed_.push_back(job);
-        look_at_aborts();
+        look_at_jobs();
     }
 }
 
@@ -64,13 +66,30 @@ void Worker::compute_for(Job *job) noexcept {
 
 void Worker::run_turn() noexcept {
     try {
-        Job &job = *turn_.front().job;
-        job.has_media() ? run_media(job) : run_inputs();
+        try {
+            Job &job = *turn_.front().job;
+            job.has_media() ? run_media(job) : run_inputs();
+        } catch (const Error &e) {
+            if (model_.n_copies() == 1) {
+                throw;
+            }
+            fail_turn(e);
+        }
     } catch (...) { // no input's own
         for (Job *const job : turn_jobs_) {
-            if (!job->over()) { // otherwise it is known why it ended
-                job->error = std::current_exception();
-            }
+            job->fail(std::current_exception());
+        }
+    }
+}
+
+// Without a compute state. What else its jobs have is for the other copies.
+void Worker::fail_turn(const Error &error) {
+    ++n_device_faults_;
+    for (const auto &[job, piece] : turn_) {
+        if (piece.i_input < 0) {
+            job->fail(std::make_exception_ptr(error));
+        } else if (!job->over() && job->finished[static_cast<size_t>(piece.i_input)] == 0) {
+            job->fail(piece.i_input, error.status(), error.what());
         }
     }
 }
@@ -108,8 +127,8 @@ void Worker::run_inputs() {
 void Worker::run_media(Job &job) {
     if (job.media == nullptr) {
         make_room(job, job.longest, 0);
-        job.media = std::make_unique<MediaPlan>(MediaPlan{plan(job.n_tokens, limits(job.rank())),
-                                                          MediaRows(*towers_, *job.tokens, options_.n_tower_batch)});
+        job.media = std::make_unique<MediaPlan>(
+            MediaPlan{plan(job.n_tokens, limits(job.rank())), MediaRows(model_, *job.tokens, options_.n_tower_batch)});
     }
     MediaPlan &media = *job.media;
     bool ends = false;
@@ -129,7 +148,7 @@ void Worker::run_media_batch(Job &job, size_t at) {
     const int64_t n = job.n_tokens_of(batch[0].i_input); // 0: the input has failed
     if (n > 0 && make_room(job, n, batch.n_tokens())) {
         try {
-            media.rows.prepare(media.plan, at, stop_);
+            media.rows.prepare(*towers_, media.plan, at, stop_);
             compute(turn_);
         } catch (const Error &e) {
             retry_alone(e);
@@ -146,6 +165,7 @@ void Worker::run_media_batch(Job &job, size_t at) {
 // Of a micro-batch that could not be computed, only the input at fault fails: each one runs again alone. A device that
 // failed, or memory for a single input, is not asked twice, unless inputs of other jobs were with it.
 void Worker::retry_alone(const Error &error) {
+    n_device_faults_ += error.status() == GGE_E_DEVICE ? 1 : 0;
     for (const Share &share : turn_) {
         Job &job = *share.job;
         if (job.over()) {
@@ -168,12 +188,13 @@ void Worker::retry_alone(const Error &error) {
 // cell that holds NaN still poisons the sum, since 0 * NaN is NaN. So each such input runs again alone, on a wiped
 // cache.
 void Worker::retry_not_finite(Job &job) {
-    if (job.not_finite.empty()) {
+    std::vector<int64_t> &not_finite = desk(job).not_finite;
+    if (not_finite.empty()) {
         return;
     }
     host_.stop_with(*this, job);
-    const std::vector<int64_t> suspects = std::move(job.not_finite);
-    job.not_finite.clear();
+    const std::vector<int64_t> suspects = std::move(not_finite);
+    not_finite.clear();
     for (const int64_t i : suspects) {
         if (job.over()) {
             return;
@@ -184,8 +205,8 @@ void Worker::retry_not_finite(Job &job) {
         } catch (const Error &e) {
             fail(job, i, e);
         }
-        if (!job.not_finite.empty()) {
-            job.not_finite.clear();
+        if (!not_finite.empty()) {
+            not_finite.clear();
             wipe();
             job.fail(i, GGE_E_NOT_FINITE, "the row of " + job.tokens->name(i) + " is not finite");
         }
@@ -204,7 +225,7 @@ void Worker::run_input(Job &job, int64_t i, bool tells) {
         }
         batch_.assign(1, {&job, piece});
         if (job.media) {
-            job.media->rows.prepare_alone({&piece, &piece + 1}, stop_);
+            job.media->rows.prepare_alone(*towers_, {&piece, &piece + 1}, stop_);
         }
         compute(batch_);
         if (job.media) {
@@ -224,7 +245,7 @@ void Worker::fail(Job &job, int64_t i, const Error &error) {
         return;
     }
     if (error.status() == GGE_E_INTERNAL && ++job.n_faults > max_n_faults) {
-        job.error = std::make_exception_ptr(error);
+        job.fail(std::make_exception_ptr(error));
     } else {
         job.fail(i, error.status(), error.what());
     }
@@ -323,6 +344,8 @@ void Worker::compute(const std::vector<Share> &batch) {
         drop_session();
         throw;
     }
+    n_device_faults_ = 0;
+    counts_.n_graphs_reused += session_->n_graphs_reused() - n_graphs_;
     n_graphs_ = session_->n_graphs_reused();
     counts_.n_microbatches += 1;
     counts_.n_tokens += n_tokens;
@@ -338,25 +361,26 @@ void Worker::compute(const std::vector<Share> &batch) {
 void Worker::write_rows(Job &job, const Piece &piece, const float *rows, size_t n) {
     const int64_t i = piece.i_input;
     const bool ends = piece.end == job.n_tokens_of(i);
+    auto &[pooler, writer, not_finite] = desk(job);
     bool finite = true;
     if (job.pooling == GGE_POOLING_NONE) {
         const int64_t first = job.tokens->offsets[static_cast<size_t>(i)] + piece.begin;
         for (size_t t = 0; t < n; ++t) {
-            finite = job.writer.write(rows + t * job.format.n_embd, job.row(first + static_cast<int64_t>(t))) && finite;
+            finite = writer.write(rows + t * job.format.n_embd, job.row(first + static_cast<int64_t>(t))) && finite;
         }
     } else {
         if (piece.begin == 0) {
-            job.pooler.start();
+            pooler.start();
         }
-        job.pooler.add(rows, rows_to_read(job, piece).pooled ? n : 0);
+        pooler.add(rows, rows_to_read(job, piece).pooled ? n : 0);
         if (ends) {
-            finite = job.writer.write(job.pooler.finish(), job.row(i));
+            finite = writer.write(pooler.finish(), job.row(i));
         }
     }
-    if (!finite && (job.not_finite.empty() || job.not_finite.back() != i)) {
-        job.not_finite.push_back(i);
+    if (!finite && (not_finite.empty() || not_finite.back() != i)) {
+        not_finite.push_back(i);
     }
-    if (ends && (job.not_finite.empty() || job.not_finite.back() != i)) {
+    if (ends && (not_finite.empty() || not_finite.back() != i)) {
         job.succeed(i);
         ++counts_.n_texts;
     }
@@ -388,15 +412,29 @@ bool Worker::make_room(Job &job, int64_t longest, int64_t n_tokens) {
         return true;
     }
     const int64_t room = session_options_.n_ctx;
-    host_.drop_longer(job, room);
-    for (int64_t i = 0; i < job.tokens->n_texts() && !job.over(); ++i) {
-        if (!job.finished[static_cast<size_t>(i)] && job.n_tokens_of(i) > room) {
+    fail_longer(job, room, lack);
+    return longest <= room;
+}
+
+// Those of the turn and of the queue; another worker may have room for those that it computes.
+void Worker::fail_longer(Job &job, int64_t room, const std::string &lack) {
+    std::vector<int64_t> longer;
+    for (const Share &share : turn_) {
+        if (share.job == &job && share.piece.end > room) {
+            longer.push_back(share.piece.i_input);
+        }
+    }
+    for (int64_t i = host_.take_longer(job, room); i >= 0; i = host_.take_longer(job, room)) {
+        longer.push_back(i);
+    }
+    std::sort(longer.begin(), longer.end());
+    for (const int64_t i : longer) {
+        if (!job.over() && job.finished[static_cast<size_t>(i)] == 0) {
             job.fail(i, GGE_E_MEMORY,
                      job.tokens->name(i) + " has " + std::to_string(job.n_tokens_of(i)) +
                          " tokens, there is memory for " + std::to_string(room) + ": " + lack);
         }
     }
-    return longest <= room;
 }
 
 // There is one session: a reranker that also computes rows opens it anew for each change, which takes less memory than
@@ -428,13 +466,12 @@ int64_t Worker::longest_of_late() {
 }
 
 void Worker::open_session(const SessionOptions &options) {
-    session_ = model_.backend().open(options);
+    session_ = model_.backend(options_.number).open(options);
     session_options_ = options;
     n_tokens_since_long_ = 0;
 }
 
 void Worker::drop_session() noexcept {
-    n_graphs_before_ += n_graphs_;
     n_graphs_ = 0;
     session_.reset();
 }
@@ -443,6 +480,10 @@ void Worker::wipe() {
     if (session_ != nullptr) {
         session_->reset(true);
     }
+}
+
+bool Worker::device_is_lost() const noexcept {
+    return n_device_faults_ >= max_device_faults;
 }
 
 void Worker::release() noexcept {

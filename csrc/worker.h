@@ -11,10 +11,10 @@ class Worker;
 // What a worker asks of its engine during a turn. Takes the engine's mutex.
 class WorkerHost {
 public:
-    // From now on the abort of that job alone stops the worker.
+    // From now on the end of that job alone stops the worker.
     virtual void stop_with(Worker &worker, Job &job) noexcept = 0;
-    // Takes inputs of a job that have more than n tokens out of the queue.
-    virtual void drop_longer(Job &job, int64_t n) noexcept = 0;
+    // Takes an input of a job that has more than n tokens out of the queue and returns its number, -1 if there is none.
+    virtual int64_t take_longer(Job &job, int64_t n) noexcept = 0;
     // Tokens of the longest input of the jobs that there are.
     virtual int64_t longest_of_jobs() noexcept = 0;
 
@@ -23,6 +23,7 @@ protected:
 };
 
 struct WorkerOptions {
+    size_t number = 0; // of the worker, and of its copy of the model
     Budget budget;
     int64_t n_tower_batch = 0;
 };
@@ -35,10 +36,14 @@ public:
         int64_t n_tokens = 0;
         int64_t n_microbatches = 0;
         int64_t n_tokens_offered = 0;
+        int64_t n_graphs_reused = 0;
     };
 
     // session: the first one, opened. Borrows host and model.
     Worker(WorkerHost &host, const Model &model, const WorkerOptions &options, std::unique_ptr<BackendSession> session);
+
+    // Of its copy of the model.
+    size_t number() const noexcept { return options_.number; }
 
     // Begins a turn, which is what add() is called for until the next one: a micro-batch, an input that is longer, or
     // with i_input -1 what its job makes of it. With the engine's mutex held.
@@ -52,11 +57,11 @@ public:
     const std::vector<Job *> &jobs() const noexcept { return turn_jobs_; }
     const Counts &counts() const noexcept { return counts_; }
 
-    // Micro-batches so far that ran on the graph of the one before them.
-    int64_t n_graphs_reused() const noexcept { return n_graphs_before_ + n_graphs_; }
+    // Whether the device has failed in several turns in succession.
+    bool device_is_lost() const noexcept;
 
-    // Stops when the jobs that it computes for are all aborted. With the engine's mutex held.
-    void look_at_aborts() noexcept;
+    // Stops if the jobs that it computes for are all over. With the engine's mutex held.
+    void look_at_jobs() noexcept;
     // Computes for that one alone, or for none. With the engine's mutex held.
     void compute_for(Job *job) noexcept;
 
@@ -77,6 +82,7 @@ private:
         bool pooled;
     };
 
+    void fail_turn(const Error &error);
     void run_inputs();
     void run_media(Job &job);
     void run_media_batch(Job &job, size_t at);
@@ -90,7 +96,10 @@ private:
     void write_rows(Job &job, const Piece &piece, const float *rows, size_t n);
     static ReadRows rows_to_read(const Job &job, const Piece &piece);
 
+    RowDesk &desk(Job &job) const noexcept { return job.desks[options_.number]; }
+
     bool make_room(Job &job, int64_t longest, int64_t n_tokens);
+    void fail_longer(Job &job, int64_t room, const std::string &lack);
     void fit_session(int64_t longest, bool rank);
     int64_t longest_of_late();
     void open_session(const SessionOptions &options);
@@ -112,8 +121,8 @@ private:
     std::vector<Share> batch_;     // of a turn that is more than one micro-batch, or that is computed again
     std::vector<Piece> pieces_;    // of a micro-batch with media
     Counts counts_;                // of the turn
-    int64_t n_graphs_before_ = 0;  // reused by sessions that are gone
-    int64_t n_graphs_ = 0;         // and by this one
+    int64_t n_graphs_ = 0;         // reused by this session so far
+    int n_device_faults_ = 0;      // turns in succession that it failed in
 
     std::atomic<bool> stop_{false}; // what is being computed
     std::vector<Job *> computed_;   // for these; under the engine's mutex

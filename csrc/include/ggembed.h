@@ -11,7 +11,7 @@
  *     gge_media_* -> gge_tokenize_parts -> gge_encode     (inputs with images, audio or video in them)
  *
  * Texts become tokens first, because only then is it known how many rows the caller must have room for. Everything is
- * computed on the engine's own worker thread; the caller of gge_encode waits, that of gge_submit does not. Media come in
+ * computed on the engine's own worker threads; the caller of gge_encode waits, that of gge_submit does not. Media come in
  * decoded, as pixels and samples: this library reads no media files.
  *
  * Rules that hold for every function
@@ -164,7 +164,9 @@ typedef int32_t gge_split;
 enum {
     GGE_SPLIT_DEFAULT = 0, /* LAYER where several are named */
     GGE_SPLIT_NONE = 1,    /* the model is on one device; several are GGE_E_UNSUPPORTED */
-    GGE_SPLIT_LAYER = 2    /* each has some of the layers, as many as its free memory says; one works at a time */
+    GGE_SPLIT_LAYER = 2,   /* each has some of the layers, as many as its free memory says; one works at a time */
+    GGE_SPLIT_COPIES = 3   /* each has a copy of the model and an engine computes on all at once; "auto" and "cuda" then
+                              mean all GPUs of the kind */
 };
 
 typedef struct gge_model_options {
@@ -470,7 +472,7 @@ const int64_t *gge_tokens_offsets(const gge_tokens *tokens);
 /* ------------------------------------------------------------------ engine */
 
 /*
- * Compute state, queue and worker thread of one model. Any number of threads may use one engine at the same time: their
+ * Compute state, queue and worker threads of one model, a thread for each copy of it. Any number of threads may use one engine at the same time: their
  * inputs meet in the queue and share micro-batches, where adapter and adapter_scale are the same and all or none are
  * GGE_POOLING_RANK. Calls with media take turns with the others, but share with none.
  *
@@ -478,6 +480,9 @@ const int64_t *gge_tokens_offsets(const gge_tokens *tokens);
  * n_ubatch, and among equal ones the oldest. But of four tokens one is the oldest call's. So a small call overtakes large
  * ones that came before it and waits for two of their micro-batches at most, and a large one has a quarter of the device
  * at least once it is the oldest. An input that is longer than n_ubatch is not interrupted.
+ *
+ * With GGE_SPLIT_COPIES a call is computed on all devices at once, one with media on one of them at a time. An input
+ * whose device fails has GGE_E_DEVICE; a copy whose device fails again and again takes no more, unless it is the last.
  */
 typedef struct gge_engine gge_engine;
 
@@ -493,7 +498,8 @@ typedef struct gge_engine_options {
     int32_t n_seq_max;          /* most sequences packed into one micro-batch, at most 256, of which 255 are used;
                                    0 = chosen */
     int32_t n_threads;          /* CPU threads; 0 = the physical cores that the process may use, performance cores alone
-                                   where there are two kinds, within its CPU quota rounded up */
+                                   where there are two kinds, within its CPU quota rounded up. Of each copy; with 0
+                                   they share those out */
     gge_attention attention;    /* override of the file's attention type */
     gge_switch flash_attention; /* default: llama.cpp decides */
     int32_t n_tower_batch;      /* rows that a media encoder makes together; 0 = chosen. One medium with more rows is
@@ -501,10 +507,10 @@ typedef struct gge_engine_options {
     gge_switch cuda_graphs;     /* capture graphs on CUDA devices; default: but for those of compute capability 9.x, or
                                    an unknown one. Off where the environment has GGML_CUDA_DISABLE_GRAPHS */
     int64_t max_queued_tokens;  /* tokens that requests of gge_submit may have in the queue, see there; 0 = 1 048 576 */
-    int64_t memory_limit;       /* most bytes that model and engine may hold on the device (all of several; on the CPU,
-                                the host), as gge_estimate counts them; 0 = no limit. Micro-batches whose size is not
-                                given shrink to it, and where n_ctx is not given, room for the longest input that it
-                                allows is taken at the start; longer ones are GGE_E_MEMORY */
+    int64_t memory_limit;       /* most bytes that model and engine may hold on the device (all of several, of copies each;
+                                on the CPU, the host), as gge_estimate counts them; 0 = no limit. Micro-batches whose
+                                size is not given shrink to it, and where n_ctx is not given, room for the longest input
+                                that it allows is taken at the start; longer ones are GGE_E_MEMORY */
 } gge_engine_options;
 
 /* Makes an engine. With a memory_limit the header of the model's file is read again. Statuses: GGE_E_INVALID,
@@ -560,7 +566,7 @@ typedef struct gge_engine_stats {
     int64_t n_graphs_reused; /* micro-batches that ran on the graph of the one before */
     int64_t n_calls;         /* of gge_encode and gge_submit that have ended */
     int64_t n_calls_aborted; /* of these, before all their inputs were computed */
-    double seconds_waiting;  /* the worker had nothing to do */
+    double seconds_waiting;  /* the worker had nothing to do; of copies the sum, as below */
     double seconds_computing;
     /* now */
     int64_t n_calls_queued;  /* of which no input has been in a micro-batch yet */
@@ -746,9 +752,9 @@ typedef struct gge_memory {
 
 /*
  * What gge_model_load and gge_engine_create with these options would need, once an input of n_ctx tokens has been
- * encoded, without loading the weights. With a memory_limit it is what they would take of it, or GGE_E_MEMORY where it
- * does not suffice: so a model that does not fit is known before it is loaded. Callbacks are not called. Statuses: those
- * of the two functions. Any thread.
+ * encoded, without loading the weights; of all copies together. With a memory_limit it is what they would take of it, or
+ * GGE_E_MEMORY where it does not suffice: so a model that does not fit is known before it is loaded. Callbacks are not
+ * called. Statuses: those of the two functions. Any thread.
  */
 gge_status gge_estimate(const char *path, const gge_model_options *model, const gge_engine_options *engine,
                         gge_memory *out, gge_error *err);

@@ -41,6 +41,7 @@ REFUSED = (TextTooLongError, EmptyTextError, InvalidInputError)
 BYTES_PER_TOKEN = 3  # of text, roughly
 OVERFLOWS = ("error", "truncate", "truncate_start")
 CPU_KERNELS = ("auto", "upstream")
+SPLITS = ("layer", "copies", "none")
 
 
 @dataclass

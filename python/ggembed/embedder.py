@@ -29,6 +29,7 @@ from ._buffers import FloatArray
 from ._calls import (
     CPU_KERNELS,
     OVERFLOWS,
+    SPLITS,
     Call,
     Progress,
     StreamPlace,
@@ -94,7 +95,7 @@ class Embedder:
     device : str or sequence of str, optional
         ``"auto"`` (the first GPU, else the CPU), ``"cpu"`` (no GPU is used), ``"cuda"``,
         ``"cuda:1"``, ``"metal"``, or another name of ``devices()``. Several GPUs, as a list or
-        with commas, share out the layers of one model.
+        with commas, are for what `split` says.
     pooling : Pooling or str, optional
         Override of the model's pooling: ``"mean"``, ``"cls"``, ``"last"``, or ``"none"``, which
         makes token rows the default output.
@@ -104,23 +105,26 @@ class Embedder:
         Longest text in tokens; the model's limit by default. If it is given, room for such a text
         is taken at the start, and buffers never grow.
     n_threads : int, optional
-        CPU threads, also of tokenising; the physical cores that the process may use by default.
+        CPU threads, also of tokenising; the physical cores that the process may use by default,
+        which copies share out.
     n_gpu_layers : int, optional
         Layers kept on the GPU; all by default, 0 for none.
-    split : {"layer", "none"}, optional
-        What several devices are for: each has some of the layers, which is the default for a list,
-        or several are an error. For a copy of the model on each, make an Embedder for each.
+    split : {"layer", "copies", "none"}, optional
+        What several devices are for: each has some of the layers, which is the default for a list;
+        each has a copy of the model, and all compute at once; or several are an error. With
+        ``"copies"``, ``device="auto"`` and ``"cuda"`` mean all GPUs of the kind; where there is one
+        device, there is one copy.
     n_ubatch : int, optional
         Tokens that go through the model together; by default 512, on GPUs 2048, or less where their
         buffers would take more than a quarter of the free memory. A longer text that cannot be
         split goes through alone. Where there is no memory for them, they are halved, down to 64;
         ``info().n_ubatch`` tells.
     memory_limit : int or str, optional
-        Most memory that model and engine may hold on the device (of the host, for the CPU), counted
-        as ``estimate`` does: bytes, or a number with its unit, ``"2GiB"`` or ``"500MB"``. A model
-        that does not fit is refused before it is loaded. Else micro-batches shrink to the limit,
-        and room for the longest text that it allows is taken at once; longer ones are refused with
-        `OutOfMemoryError`. ``info().n_room`` tells how long texts may be.
+        Most memory that model and engine may hold on the device (of the host, for the CPU; with
+        copies, on each), counted as ``estimate`` does: bytes, or a number with its unit, ``"2GiB"``
+        or ``"500MB"``. A model that does not fit is refused before it is loaded. Else micro-batches
+        shrink to the limit, and room for the longest text that it allows is taken at once; longer
+        ones are refused with `OutOfMemoryError`. ``info().n_room`` tells how long texts may be.
     cuda_graphs : {"auto", True, False}, optional
         Capture CUDA graphs. ``"auto"`` does, but not on Hopper (compute capability 9.x), as model
         cards ask for. The environment variable ``GGML_CUDA_DISABLE_GRAPHS`` turns them off whatever
@@ -258,7 +262,7 @@ class Embedder:
             if value is not None and not isinstance(value, Mapping):
                 raise TypeError(f"{what} must be a mapping, got {type(value).__name__}")
         devices = _arguments.device_names(device)
-        chosen_split = "default" if split is None else one_of("split", split, ("layer", "none"))
+        chosen_split = "default" if split is None else one_of("split", split, SPLITS)
         adapter_files = {
             name: _arguments.find(adapter) for name, adapter in dict(adapters or {}).items()
         }

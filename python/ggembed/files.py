@@ -9,8 +9,8 @@ from pathlib import Path
 
 from . import _arguments, _native
 from . import mmproj as mmproj_files
-from ._calls import CPU_KERNELS, Progress, integer, one_of
-from .types import CpuKernels
+from ._calls import CPU_KERNELS, SPLITS, Progress, integer, one_of
+from .types import CpuKernels, Split
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def estimate(
     memory_limit: int | str | None = None,
     device: str | Sequence[str] = "auto",
     n_gpu_layers: int | None = None,
+    split: Split | None = None,
     cpu_kernels: CpuKernels = "auto",
     adapters: Iterable[str | os.PathLike[str]] = (),
     mmproj: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
@@ -76,8 +77,8 @@ def estimate(
     ----------
     model : str or path-like
         A GGUF file; a split model is named by its first file.
-    n_ctx, n_ubatch, n_threads, device, n_gpu_layers, cpu_kernels
-        As for ``Embedder``.
+    n_ctx, n_ubatch, n_threads, device, n_gpu_layers, split, cpu_kernels
+        As for ``Embedder``. Of copies, what all of them need together.
     memory_limit : int or str, optional
         As for ``Embedder``: then the numbers are what the model takes of it.
     n_seq_max : int, optional
@@ -116,6 +117,7 @@ def estimate(
         os.fspath(model),
         device=_arguments.device_names(device),
         n_gpu_layers=gpu_layers,
+        split="default" if split is None else one_of("split", split, SPLITS),
         cpu_kernels=one_of("cpu_kernels", cpu_kernels, CPU_KERNELS) == "auto",
         adapters=[os.fspath(file) for file in adapters],
         mmproj=mmproj_files.files(mmproj),

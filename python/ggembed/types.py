@@ -25,7 +25,7 @@ Overflow = Literal["error", "truncate", "truncate_start"]
 CpuKernels = Literal["auto", "upstream"]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 OnError = Literal["raise", "collect"]
-Split = Literal["layer", "none"]
+Split = Literal["layer", "copies", "none"]
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -133,7 +133,7 @@ class EngineStats:
     n_calls, n_calls_aborted : int
         Calls that have ended, and those of them that were aborted. A long list is several.
     seconds_waiting, seconds_computing : float
-        Time that the worker had nothing to do, and that it had.
+        Time that the worker had nothing to do, and that it had; of several copies, the sum.
     n_calls_queued, n_calls_running : int
         Calls that wait for their first micro-batch now, and those that have begun.
     n_texts_queued, n_tokens_queued : int

@@ -69,9 +69,10 @@ struct Log {
 
 class Session final : public gge::BackendSession {
 public:
-    Session(gge::SessionOptions options, Log &log, const gge::ModelFacts &facts, const gge_memory &memory)
-        : options_(options), log_(log), memory_(memory), has_mrope_(facts.has_mrope), cacheless_(facts.cacheless),
-          seen_(static_cast<size_t>(options.n_seq_max)) {}
+    Session(gge::SessionOptions options, Log &log, const gge::ModelFacts &facts, const gge_memory &memory,
+            const std::atomic<bool> &is_lost)
+        : options_(options), log_(log), memory_(memory), is_lost_(is_lost), has_mrope_(facts.has_mrope),
+          cacheless_(facts.cacheless), seen_(static_cast<size_t>(options.n_seq_max)) {}
 
     void reset(bool wipe) override {
         std::fill(seen_.begin(), seen_.end(), 0);
@@ -91,6 +92,9 @@ public:
             throw gge::Error(GGE_E_INTERNAL, "micro-batch too large");
         }
         note(batch);
+        if (is_lost_) {
+            throw gge::Error(GGE_E_DEVICE, "the device is lost");
+        }
         check_rows(batch);
         if (cacheless_) {
             std::fill(seen_.begin(), seen_.end(), 0);
@@ -146,13 +150,17 @@ private:
             const std::lock_guard<std::mutex> lock(log_.mutex);
             ++log_.n_slow;
         }
-        while (!abort && !(at_gate && log_.n_gate > 0)) {
+        while (!abort && !(at_gate && passes_gate())) {
             std::this_thread::sleep_for(std::chrono::milliseconds(1));
         }
         if (abort) {
             throw gge::Error(GGE_E_ABORTED, "aborted");
         }
-        --log_.n_gate;
+    }
+
+    bool passes_gate() {
+        int n = log_.n_gate;
+        return n > 0 && log_.n_gate.compare_exchange_strong(n, n - 1);
     }
 
     void note(const gge::TokenBatch &batch) {
@@ -186,6 +194,7 @@ private:
     gge::SessionOptions options_;
     Log &log_;
     gge_memory memory_;
+    const std::atomic<bool> &is_lost_;
     bool has_mrope_;
     bool cacheless_;
     std::vector<int64_t> seen_; // tokens, by sequence
@@ -240,7 +249,7 @@ public:
             throw gge::Error(GGE_E_MEMORY, "no memory for the compute state");
         }
         log_.opened.push_back(options);
-        return std::make_unique<Session>(options, log_, facts_, memory_of(options));
+        return std::make_unique<Session>(options, log_, facts_, memory_of(options), is_lost);
     }
 
     void survey(int64_t, const std::function<void(const gge::Measure &)> &use) const override {
@@ -258,7 +267,8 @@ public:
 
     const std::vector<std::unique_ptr<gge::BackendTower>> &towers() const noexcept override { return known_towers; }
 
-    int64_t n_ubatch_limit = 1 << 20;
+    std::atomic<int64_t> n_ubatch_limit{1 << 20};
+    std::atomic<bool> is_lost{false}; // every batch fails with GGE_E_DEVICE
     int64_t n_bytes_of_weights = 0;
     int64_t n_bytes_per_token = 0;
     std::vector<std::unique_ptr<gge::BackendTower>> known_towers;
@@ -281,8 +291,16 @@ private:
     Log &log_;
 };
 
+inline std::shared_ptr<const gge::Model> wrap(std::vector<std::unique_ptr<gge::BackendModel>> copies,
+                                              const gge::Device &device = {}) {
+    gge::DeviceChoice choice{std::vector<gge::Device>(copies.size(), device), "fake", copies.size() > 1};
+    return std::make_shared<const gge::Model>(std::move(copies), std::move(choice));
+}
+
 inline std::shared_ptr<const gge::Model> wrap(std::unique_ptr<Model> model, const gge::Device &device = {}) {
-    return std::make_shared<const gge::Model>(std::move(model), gge::DeviceChoice{{device}, "fake"});
+    std::vector<std::unique_ptr<gge::BackendModel>> copies;
+    copies.push_back(std::move(model));
+    return wrap(std::move(copies), device);
 }
 
 } // namespace fake

@@ -53,6 +53,39 @@ TEST(several_gpus_share_a_model_in_the_order_in_which_they_are_named) {
     CHECK(check::contains(choose_devices(two_gpus, "cuda:0,cuda:1", Split::automatic).reason, "layers shared out"));
 }
 
+TEST(copies_go_on_all_gpus_of_a_kind_or_on_those_that_are_named) {
+    const auto choose = [](const std::vector<Device> &devices, const std::string &names) {
+        return choose_devices(devices, names, Split::copies);
+    };
+    for (const char *names : {"auto", "cuda", "cuda:0,cuda:1", " cuda , cuda:1"}) {
+        const DeviceChoice choice = choose(two_gpus, names);
+        CHECK(choice.copies && names_of(choice.devices) == "cuda:0,cuda:1");
+        CHECK(check::contains(choice.reason, "a copy on each"));
+    }
+    CHECK_EQ(names_of(choose(two_gpus, "cuda:1,cuda:0").devices), "cuda:1,cuda:0");
+    std::vector<Device> mixed = two_gpus;
+    mixed.insert(mixed.begin(), device(GGE_DEVICE_METAL, "metal:0"));
+    CHECK_EQ(names_of(choose(mixed, "auto").devices), "metal:0"); // of the first one's kind
+    CHECK_EQ(names_of(choose(mixed, "cuda").devices), "cuda:0,cuda:1");
+}
+
+TEST(where_there_is_one_device_there_is_one_copy) {
+    CHECK(!choose_devices(cpu_only, "auto", Split::copies).copies);
+    for (const char *name : {"cuda:1", "cpu"}) {
+        const DeviceChoice choice = choose_devices(two_gpus, name, Split::copies);
+        CHECK(!choice.copies && names_of(choice.devices) == name && choice.reason == "asked for");
+    }
+    CHECK(!choose_devices(two_gpus, "cuda:0,cuda:1", Split::layer).copies);
+}
+
+TEST(lists_that_no_device_can_have_a_copy_of_are_errors) {
+    for (const char *names : {"cuda:0,cpu", "cuda,cuda:0"}) {
+        CHECK_THROWS(GGE_E_INVALID, chosen(two_gpus, names, Split::copies));
+    }
+    CHECK_THROWS(GGE_E_DEVICE, chosen(two_gpus, "metal", Split::copies));
+    CHECK_THROWS(GGE_E_DEVICE, chosen({}, "auto", Split::copies));
+}
+
 TEST(lists_that_no_model_can_be_shared_among_are_errors) {
     CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, chosen(two_gpus, "cuda:0,cpu")), "\"cpu\" stands alone"));
     CHECK(check::contains(CHECK_THROWS(GGE_E_INVALID, chosen(two_gpus, "cuda,cuda:0")), "named twice"));
@@ -60,7 +93,7 @@ TEST(lists_that_no_model_can_be_shared_among_are_errors) {
         CHECK_THROWS(GGE_E_DEVICE, chosen(two_gpus, list));
     }
     const std::string message = CHECK_THROWS(GGE_E_UNSUPPORTED, chosen(two_gpus, "cuda:0,cuda:1", Split::none));
-    CHECK(check::contains(message, "split \"layer\"") && check::contains(message, "an engine for each device"));
+    CHECK(check::contains(message, "split \"layer\"") && check::contains(message, "\"copies\""));
     std::vector<Device> many;
     std::string names;
     for (int i = 0; i < 9; ++i) {

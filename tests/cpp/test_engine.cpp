@@ -485,7 +485,7 @@ TEST(without_memory_for_the_least_micro_batches_there_is_no_engine) {
 }
 
 TEST(a_session_that_no_longer_finds_memory_is_given_up_for_a_smaller_one) {
-    int64_t *limit = nullptr;
+    std::atomic<int64_t> *limit = nullptr;
     const Setup s(small(), [&](fake::Model &m) {
         cacheless(m);
         limit = &m.n_ubatch_limit;

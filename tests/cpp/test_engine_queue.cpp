@@ -7,58 +7,15 @@
 
 using namespace gge;
 using fake::raw;
+using fake::Request;
 using fake::sequence;
 using fake::Setup;
 using fake::small;
 
 namespace {
 
-using Inputs = std::vector<std::vector<int32_t>>;
+using Inputs = fake::IdLists;
 using Batches = std::vector<std::vector<int32_t>>;
-
-// A call that does not wait, and all that must live as long.
-struct Request {
-    Request(const Setup &s, const Inputs &texts, EncodeOptions options = raw())
-        : Request(s, s.tokens(texts), options) {}
-
-    Request(const Setup &s, Tokens made, EncodeOptions options) : engine(s.engine.get()) {
-        const auto tokens = std::make_shared<const Tokens>(std::move(made));
-        const bool by_token = options.pooling == GGE_POOLING_NONE;
-        const auto n_rows = by_token ? static_cast<int64_t>(tokens->ids.size()) : tokens->n_texts();
-        out.assign(static_cast<size_t>(4 * n_rows), -1.0F);
-        status.assign(static_cast<size_t>(tokens->n_texts()), -1);
-        options.report.status = status.data();
-        job = engine->prepare(tokens, options, {out.data(), n_rows, 4}, count, &n_told);
-        engine->submit(job);
-    }
-
-    Request(const Request &) = delete;
-    Request &operator=(const Request &) = delete;
-
-    static void count(void *const *n_told, int64_t n) {
-        std::for_each(n_told, n_told + n, [](void *one) { ++*static_cast<std::atomic<int> *>(one); });
-    }
-
-    // The status of the call.
-    gge_status finish() {
-        engine->await(*job);
-        CHECK_EQ(n_told.load(), 1);
-        try {
-            job->report();
-            return GGE_OK;
-        } catch (const Error &e) {
-            return e.status();
-        }
-    }
-
-    void abort() { engine->abort(*job); }
-
-    Engine *engine;
-    std::vector<float> out;
-    std::vector<int32_t> status;
-    std::atomic<int> n_told{0};
-    std::shared_ptr<Job> job;
-};
 
 // An engine whose worker is held by a request until open(), so that all that is queued meanwhile is there at once.
 struct Held : Setup {

@@ -153,7 +153,7 @@ TEST(a_shelf_gives_the_longest_that_fits_and_counts_what_is_left) {
     CHECK_EQ(shelf.take(5), 4);
     CHECK_EQ(shelf.longest(8), 3);
     CHECK_EQ(shelf.n_tokens(), 12);
-    shelf.drop_longer(3);
+    CHECK_EQ(shelf.take(9), 3);
     CHECK_EQ(shelf.longest(), 3);
     CHECK_EQ(shelf.take(3), 2);
     CHECK_EQ(shelf.longest(), 0);

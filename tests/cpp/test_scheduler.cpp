@@ -236,6 +236,31 @@ TEST(a_job_that_is_alone_gets_turns_until_it_has_nothing_left) {
     CHECK(s.scheduler.empty());
 }
 
+TEST(a_job_that_is_alone_has_one_turn_at_a_time) {
+    Setup s(8);
+    JobKind alone;
+    alone.alone = true;
+    const size_t a = s.add({5, 5}, alone);
+    const size_t b = s.add({5, 5, 5}, alone);
+    CHECK(s.next() == (Batch{{a, -1}}));
+    CHECK(s.next() == (Batch{{b, -1}}));
+    CHECK(s.scheduler.empty()); // though both have inputs left
+    CHECK(s.next().empty());
+    const size_t small = s.add({2});
+    CHECK(s.next() == (Batch{{small, 0}}));
+    s.scheduler.set_left(b, 2, 10);
+    CHECK(s.next() == (Batch{{b, -1}}));
+    s.scheduler.set_left(a, 1, 5);
+    s.scheduler.set_left(b, 1, 5);
+    CHECK(s.next() == (Batch{{a, -1}}));
+    s.scheduler.drop(a); // while it has its turn
+    s.scheduler.remove(a);
+    CHECK(s.next() == (Batch{{b, -1}}));
+    s.scheduler.set_left(b, 0, 0);
+    CHECK(s.scheduler.empty());
+    CHECK_EQ(s.scheduler.n_queued_tokens(), 0);
+}
+
 TEST(removed_jobs_leave_nothing_behind_and_their_numbers_are_used_again) {
     Setup s(8);
     const size_t a = s.add({3, 3});
@@ -245,8 +270,12 @@ TEST(removed_jobs_leave_nothing_behind_and_their_numbers_are_used_again) {
     CHECK_EQ(s.scheduler.n_queued_tokens(), 4);
     CHECK_EQ(s.add({5, 1}), a);
     CHECK(s.next() == (Batch{{b, 0}, {a, 1}}));
-    s.scheduler.drop_longer(a, 4);
+    CHECK_EQ(s.scheduler.take_longer(a, 5), -1);
+    CHECK_EQ(s.scheduler.take_longer(a, 4), 0);
     CHECK(s.scheduler.empty());
+    s.add({7});
+    s.scheduler.drop(b);
+    s.scheduler.remove(b);
 }
 
 TEST(a_full_queue_has_no_room_until_inputs_have_left_it) {

@@ -75,8 +75,11 @@ def test_what_is_no_device_is_an_error(device, error, message, tiny):
 
 
 def test_an_unknown_split_is_an_error(tiny):
-    with pytest.raises(ValueError, match="split must be one of 'layer', 'none', got 'row'"):
-        Embedder(tiny("bert-mean"), split="row")
+    for use in (Embedder, estimate):
+        with pytest.raises(
+            ValueError, match="split must be one of 'layer', 'copies', 'none', got 'row'"
+        ):
+            use(tiny("bert-mean"), split="row")
 
 
 def test_cpu_means_that_no_gpu_is_touched(on_gpus):
@@ -136,9 +139,121 @@ print(outcome(lambda: Embedder(MODEL, device=["cuda:0", "cuda:1"], split="none")
 """)
     assert found == (
         'UnsupportedError: split "none" puts a model on one device, "cuda:0,cuda:1" names 2: split '
-        '"layer" shares the layers out among them; a copy on each takes a model and an engine for '
-        "each device"
+        '"layer" shares the layers out among them, "copies" puts a copy on each'
     )
+
+
+@pytest.mark.parametrize("model", ["bert-mean", "qwen3-last", "lfm2-mean"])
+def test_copies_on_all_gpus_give_the_rows_of_one(model, on_gpus):
+    (line,) = on_gpus(
+        """
+import numpy as np
+texts = ["the question " * (i % 40) + str(i) for i in range(400)]
+found = {}
+with Embedder(MODEL, device="cuda:0", n_threads=1, n_ubatch=128) as embedder:
+    expected = embedder.encode(texts)
+for device in ("auto", "cuda", ["cuda:1", "cuda:0"]):
+    with Embedder(MODEL, device=device, split="copies", n_threads=1, n_ubatch=128) as embedder:
+        before = [gpu["n_graphs"] for gpu in internals.gpus()]
+        same = bool((embedder.encode(texts) == expected).all())
+        info, stats = embedder.info(), embedder.stats()
+        used = [gpu["used"] > 0 for gpu in internals.gpus()]
+    work = [gpu["n_graphs"] - n for gpu, n in zip(internals.gpus(), before)]
+    found[str(device)] = [info.device, info.device_reason, same, used, min(work), stats.n_texts]
+print(json.dumps([found, [gpu["used"] for gpu in internals.gpus()]]))
+""",
+        model=model,
+    )
+    found, used_in_the_end = json.loads(line)
+    for device, (names, reason, same, used, least_work, n_texts) in found.items():
+        assert sorted(names.split(",")) == ["cuda:0", "cuda:1"]
+        assert reason.endswith("a copy on each")
+        assert reason.startswith("auto" if device == "auto" else "asked for")
+        assert same
+        assert used == [True, True]
+        assert least_work > 0
+        assert n_texts == 400
+    assert used_in_the_end == [0, 0]
+
+
+def test_where_there_is_one_device_there_is_one_copy(on_gpus, tiny):
+    with Embedder(tiny("bert-mean"), split="copies", n_threads=1) as embedder:
+        assert embedder.info().device == "cpu"
+    program = """
+for device in ("auto", "cuda:0", "cpu"):
+    with Embedder(MODEL, device=device, split="copies", n_threads=1) as embedder:
+        print(embedder.info().device, embedder.info().device_reason, embedder.encode("a").shape[0])
+"""
+    names = [line.rsplit(maxsplit=1)[0] for line in on_gpus(program, sizes=(512,))]
+    assert names == ["cuda:0 auto: the first GPU", "cuda:0 asked for", "cpu asked for"]
+
+
+def test_copies_need_gpus_and_layers_on_them(on_gpus):
+    found = on_gpus("""
+for options in ({"device": "cuda:0,cpu"}, {"device": ["cuda:0", "cuda:0"]}, {"device": "metal"},
+                {"device": "cuda", "n_gpu_layers": 0}):
+    print(outcome(lambda: Embedder(MODEL, split="copies", **options)))
+    print(outcome(lambda: estimate(MODEL, split="copies", **options)))
+""")
+    for line, what in zip(
+        found[::2],
+        (
+            'InvalidInputError: device "cpu" stands alone',
+            'InvalidInputError: device "cuda:0" is named twice',
+            'DeviceError: device "metal" is not available',
+            'InvalidInputError: split "copies" is for layers on GPUs',
+        ),
+        strict=True,
+    ):
+        assert line.startswith(what)
+    assert found[::2] == found[1::2]
+
+
+def test_the_estimate_of_copies_is_that_of_each_together(on_gpus):
+    (line,) = on_gpus("""
+import dataclasses
+needs = [estimate(MODEL, device=device, split="copies") for device in ("cuda:0", "cuda", "auto")]
+print(json.dumps([dataclasses.asdict(n) for n in needs]))
+""")
+    one, both, every = json.loads(line)
+    assert one["weights_device"] > 0
+    assert both == every == {name: 2 * size for name, size in one.items()}
+
+
+def test_progress_of_copies_is_that_of_one_load(on_gpus):
+    (line,) = on_gpus("""
+seen = []
+Embedder(MODEL, device="cuda", split="copies", progress=lambda *now: seen.append(now)).close()
+print(json.dumps(seen))
+""")
+    seen = json.loads(line)
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
+    assert len({total for _, total in seen}) == 1
+
+
+def test_a_copy_that_does_not_fit_is_an_error_that_names_its_device(on_gpus):
+    (found,) = on_gpus(
+        'print(outcome(lambda: Embedder(MODEL, device="cuda", split="copies", n_threads=1)))',
+        model="qwen3-wide-last",
+        sizes=(64, 1),
+    )
+    assert found.startswith("OutOfMemoryError: ")
+    assert "cuda:1" in found
+    assert "cuda:0" not in found
+
+
+def test_requests_of_coroutines_find_their_rows_on_any_copy(on_gpus):
+    (line,) = on_gpus("""
+import asyncio
+texts = ["the question " * (i % 9) + str(i) for i in range(64)]
+async def all_of(embedder):
+    return await asyncio.gather(*(embedder.aencode(text) for text in texts))
+with Embedder(MODEL, device="cuda", split="copies", n_threads=1) as embedder:
+    rows = asyncio.run(all_of(embedder))
+    print(min(float(row @ embedder.encode(text)) for row, text in zip(rows, texts)))
+""")
+    assert float(line) > 1 - 1e-5
 
 
 def test_layers_that_stay_on_the_cpu_are_counted(on_gpus):
