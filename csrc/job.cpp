@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 namespace gge {
 namespace {
@@ -193,8 +194,8 @@ void Job::report() {
             }
         }
     }
-    if (error) {
-        std::rethrow_exception(error);
+    if (error) { // which goes with this thread, not with the one that lets go of the job
+        std::rethrow_exception(std::exchange(error, nullptr));
     }
     if (ended != GGE_OK) {
         throw Error(ended, why);
