@@ -825,6 +825,7 @@ void run(int seconds) {
     crew.add("poller", [] { poll_until_the_end(Random(200)); });
     std::this_thread::sleep_for(std::chrono::seconds(seconds));
     over = true;
+    abort_engine(*main_slot.get()->fate, main_slot.get()->handle); // not to wait for what is queued
     crew.join();
     gge_set_log(nullptr, nullptr, GGE_LOG_ERROR);
     check_that_nothing_is_left(*main_slot.get());
