@@ -73,7 +73,7 @@ def functions(folder: str, data: str) -> list[tuple[float, str]]:
 def short(name: str) -> str:
     """A function without namespaces and most of its template arguments."""
     name = re.sub(r"^\[.\] ", "", name).replace("(anonymous namespace)::", "").replace("gge::", "")
-    return name if len(name) <= 60 else name[:57] + "..."
+    return name.split("<")[0].split("(")[0]
 
 
 def gather(found: list[tuple[float, str]]) -> list[dict[str, Any]]:

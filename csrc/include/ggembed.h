@@ -507,7 +507,7 @@ typedef struct gge_engine_options {
     gge_switch cuda_graphs;     /* capture graphs on CUDA devices; default: but for those of compute capability 9.x, or
                                    an unknown one. Off where the environment has GGML_CUDA_DISABLE_GRAPHS */
     int64_t max_queued_tokens;  /* tokens that requests of gge_submit may have in the queue, see there; 0 = 1 048 576 */
-    int64_t memory_limit;       /* most bytes that model and engine may hold on the device (all of several, of copies each;
+    int64_t memory_limit; /* most bytes that model and engine may hold on the device (all of several, of copies each;
                                 on the CPU, the host), as gge_estimate counts them; 0 = no limit. Micro-batches whose
                                 size is not given shrink to it, and where n_ctx is not given, room for the longest input
                                 that it allows is taken at the start; longer ones are GGE_E_MEMORY */
