@@ -71,7 +71,7 @@ def functions(folder: str, data: str) -> list[tuple[float, str]]:
 
 
 def short(name: str) -> str:
-    """A function without namespaces and most of its template arguments."""
+    """A function without namespaces and arguments."""
     name = re.sub(r"^\[.\] ", "", name).replace("(anonymous namespace)::", "").replace("gge::", "")
     return name.split("<")[0].split("(")[0]
 
