@@ -7,6 +7,10 @@
 #include <iterator>
 #include <sstream>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace gge {
 namespace {
 
@@ -148,6 +152,12 @@ int64_t host_memory_available(const std::string &root) {
     }
     const int64_t left = cgroup_memory_available(root);
     return left < 0 ? available : std::max<int64_t>(available == 0 ? left : std::min(left, available), 1);
+}
+
+void return_free_memory() noexcept {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
 }
 
 } // namespace gge

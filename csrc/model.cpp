@@ -77,6 +77,11 @@ Model::Model(std::vector<std::unique_ptr<BackendModel>> copies, DeviceChoice dev
     }
 }
 
+Model::~Model() {
+    copies_.clear();
+    return_free_memory();
+}
+
 std::atomic<Model::Wrapper> Model::wrapper{nullptr};
 
 std::shared_ptr<const Model> Model::load(const std::string &path, const LoadOptions &options) {

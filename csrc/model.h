@@ -16,6 +16,9 @@ class Model {
 public:
     // copies: of one file, at least one
     Model(std::vector<std::unique_ptr<BackendModel>> copies, DeviceChoice device);
+    ~Model();
+    Model(const Model &) = delete;
+    Model &operator=(const Model &) = delete;
 
     // What every backend passes through once it is loaded; white-box tests put a faulty one around it.
     using Wrapper = std::unique_ptr<BackendModel> (*)(std::unique_ptr<BackendModel>);
