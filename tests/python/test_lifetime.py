@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 import sys
 import threading
 import time
@@ -187,3 +188,34 @@ def test_threads_sleep_between_calls(tiny):
             time.sleep(0.3)
             spent.append(time.process_time() - start)
     assert min(spent) < 0.04
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other mallocs keep less")
+def test_memory_of_closed_models_goes_back_to_the_system(run_python):
+    done = run_python(
+        """
+import threading
+from pathlib import Path
+from ggembed import Embedder
+
+def use():
+    with Embedder(n_threads=1) as embedder:
+        embedder.encode(["a text of some words"] * 50)
+
+def megabytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+use()
+before = megabytes()
+for _ in range(3):
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print(megabytes() - before)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 10  # 16 where each thread's arena keeps what it had
