@@ -51,7 +51,7 @@ stress: build
 	$(foreach preset,asan tsan,cmake --preset $(preset) && cmake --build build/$(preset) --target stress_engines && \
 	GGEMBED_TEST_MODEL=$$(echo $(STRESS_MODELS) | tr ' ' :) build/$(preset)/tests/stress_engines $(STRESS_SECONDS) &&) true
 	$(PYTHON) tests/stress/chaos.py $(firstword $(STRESS_MODELS)) --trials $(STRESS_TRIALS)
-	$(PYTHON) tests/stress/soak.py $(STRESS_MODELS) --seconds $(SOAK_SECONDS)
+	MALLOC_ARENA_MAX=2 $(PYTHON) tests/stress/soak.py $(STRESS_MODELS) --seconds $(SOAK_SECONDS)
 
 # New inputs go to build/fuzz/found, those that break something to build/fuzz/TARGET-crash-*. A failed load leaks inside
 # upstream, and what a damaged file asks for may be refused, so two of libFuzzer's checks are off for model_load.

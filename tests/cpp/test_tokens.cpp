@@ -127,10 +127,10 @@ TEST(abort_is_asked_between_texts) {
     TokenizeOptions options;
     int n_asked = 0;
     options.callbacks.user_data = &n_asked;
-    options.callbacks.abort = [](void *data) -> int32_t { return ++*static_cast<int *>(data) == 2; };
+    options.callbacks.abort = [](void *data) -> int32_t { return ++*static_cast<int *>(data) >= 2; };
     const Flat flat(std::vector<std::string>(4000, std::string(20000, 'a')));
     CHECK_THROWS(GGE_E_ABORTED, tokenize(model, flat.view(), options));
-    CHECK_EQ(n_asked, 2);
+    CHECK(n_asked == 2 || n_asked == 3); // once more by a thread that was about to
 }
 
 namespace {

@@ -1,15 +1,18 @@
 """Mixed load for minutes: memory, threads and handles of the process stay as they are.
 
-    python soak.py MODEL [MODEL] [--seconds 600] [--seed N] [--save]
+    python soak.py MODEL [MODEL] [--seconds 600] [--seed N] [--openers 0] [--save]
 
 8 threads and 8 coroutines embed on one Embedder, with aborts, errors and collecting calls, while
-two more Embedders are opened, used and closed over and over. Every row is compared with that of its
-text alone. Resident memory, threads and file descriptors are read from /proc every second.
+two more Embedders are opened, used and closed over and over: of the other models, if there are any,
+which should be small beside the first, since what is open at a moment counts. Every row is compared
+with that of its text alone. Resident memory, threads and file descriptors are read from /proc every
+second.
 
 Memory is flat if its median in the last fifth of the time is no more than 1 % above the median in
-the middle fifth; of 10 minutes a fifth is 2 minutes, so that 4 are for warm-up, in which each
-thread comes to its own arena of glibc's malloc. At the end, when all is closed, no thread and no
-file descriptor may be left. Ends with 1 otherwise. Linux.
+the middle fifth; of 10 minutes a fifth is 2 minutes, so that 4 are for warm-up. What is opened and
+closed leaves holes in the arenas that glibc's malloc has for each thread: with openers memory is
+flat within minutes where MALLOC_ARENA_MAX=2 is set, and takes longer where it is not. At the end,
+when all is closed, no thread and no file descriptor may be left. Ends with 1 otherwise. Linux.
 """
 
 from __future__ import annotations
@@ -132,7 +135,9 @@ class Opener:
         )
 
 
-def run(models: list[Path], seconds: float, seed: int, limit: float = LIMIT) -> dict[str, Any]:
+def run(
+    models: list[Path], seconds: float, seed: int, limit: float = LIMIT, n_openers: int = 2
+) -> dict[str, Any]:
     """Runs the load; returns what came of it."""
     with Embedder(models[0], n_threads=1, n_ctx=N_CTX) as embedder:  # what is loaded once
         embedder.encode("a")
@@ -141,7 +146,8 @@ def run(models: list[Path], seconds: float, seed: int, limit: float = LIMIT) -> 
     embedder = Embedder(models[0], n_threads=2, n_ctx=N_CTX)
     load = Load(embedder, seed)
     load.start(n_threads=8, n_coroutines=8, daemon=False)
-    openers = [Opener(models[i % len(models)], seed + i) for i in range(2)]
+    others = models[1:] or models
+    openers = [Opener(others[i % len(others)], seed + i) for i in range(n_openers)]
     start = time.monotonic()
     samples = []
     while time.monotonic() < start + seconds:
@@ -232,9 +238,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=float, default=LIMIT, help="of growth, %(default)s")
+    parser.add_argument("--openers", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--save", action="store_true", help="to benchmarks/results")
     args = parser.parse_args()
-    result = run(args.models, args.seconds, args.seed, args.limit)
+    result = run(args.models, args.seconds, args.seed, args.limit, args.openers)
     sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
     import report
 
@@ -248,6 +255,7 @@ def main() -> int:
         print("FAULT:", fault)
     if args.save:
         arguments = ["MODEL"] * len(args.models) + ["--seconds", f"{args.seconds:g}"]
+        arguments += ["--openers", str(args.openers)]
         path = report.save([result], arguments, script="../tests/stress/soak.py", suffix="-soak")
         path.with_suffix(".md").write_text(report.markdown(rows(result), COLUMNS), "utf-8")
         print(f"saved to {path}")
