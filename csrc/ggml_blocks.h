@@ -14,10 +14,12 @@ namespace { // each file that includes this is compiled for a CPU of its own
 
 constexpr size_t block_values = 32;
 
-// Values are scale * q - min, with one scale, or one for each half. For readers with an offset, min is scale * offset.
+// Values are scale * q - min_scale * min, with one scale, or one for each half. Readers with an offset have scale * offset
+// in place of the mins.
 struct WeightBlock {
     std::array<float, 2> scales{};
-    float min = 0.0F;
+    float min_scale = 0.0F;
+    uint8_t min = 1;
     std::array<uint8_t, block_values> values{};
 };
 
@@ -77,7 +79,7 @@ struct ReadQ4_1 : Reader<32, 20, 0> {
         const uint8_t *p = find(weights, n_in, row, b);
         WeightBlock block;
         block.scales[0] = float_of_half(p);
-        block.min = -float_of_half(p + 2);
+        block.min_scale = -float_of_half(p + 2);
         read_nibbles(p + 4, block);
         return block;
     }
@@ -99,7 +101,7 @@ struct ReadQ5_1 : Reader<32, 24, 0> {
         const uint8_t *p = find(weights, n_in, row, b);
         WeightBlock block;
         block.scales[0] = float_of_half(p);
-        block.min = -float_of_half(p + 2);
+        block.min_scale = -float_of_half(p + 2);
         read_nibbles(p + 8, block);
         read_fifth_bits(p + 4, block);
         return block;
@@ -128,9 +130,9 @@ struct ReadIQ4_NL : Reader<32, 18, 128> {
 inline void read_k_scales(const uint8_t *p, size_t i, WeightBlock &block) {
     const uint8_t *packed = p + 4;
     const uint32_t scale = i < 4 ? packed[i] & 63U : (packed[i + 4] & 15U) | packed[i - 4] >> 6U << 4U;
-    const uint32_t min = i < 4 ? packed[i + 4] & 63U : packed[i + 4] >> 4U | packed[i] >> 6U << 4U;
     block.scales[0] = float_of_half(p) * static_cast<float>(scale);
-    block.min = float_of_half(p + 2) * static_cast<float>(min);
+    block.min_scale = float_of_half(p + 2);
+    block.min = static_cast<uint8_t>(i < 4 ? packed[i + 4] & 63U : packed[i + 4] >> 4U | packed[i] >> 6U << 4U);
 }
 
 struct ReadQ4_K : Reader<256, 144, 0> {

@@ -18,6 +18,7 @@ struct Avx2Vectors {
 
     static Ints all(int32_t value) { return _mm256_set1_epi32(value); }
     static Ints load_ints(const char *values) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(values)); }
+    static Ints words_of_bytes(const char *bytes) { return _mm256_cvtepu8_epi16(load_16(bytes)); }
     static Ints low_nibbles(Ints bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
     static Ints high_nibbles(Ints bytes) { return low_nibbles(_mm256_srli_epi16(bytes, 4)); }
     static Ints look_up(Ints at) {
@@ -25,6 +26,7 @@ struct Avx2Vectors {
             _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(nonlinear_values.data()))),
             at);
     }
+    static Ints add_two_products(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 
     static __m128i load_16(const void *bytes) { return _mm_loadu_si128(static_cast<const __m128i *>(bytes)); }
     static Floats zeros() { return _mm256_setzero_ps(); }

@@ -9,10 +9,13 @@ struct Avx512 {
     using Floats = __m512;
     static constexpr size_t width = 16; // sums of a vector
     static constexpr size_t n_vectors = 2;
-    template <typename F> static constexpr size_t n_tokens = F::n_scales == 2 ? 4 : 6;
+    template <typename F> static constexpr size_t n_tokens = 6;
 
     static Ints all(int32_t value) { return _mm512_set1_epi32(value); }
     static Ints load_ints(const char *values) { return _mm512_loadu_si512(values); }
+    static Ints words_of_bytes(const char *bytes) {
+        return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes)));
+    }
     static Ints low_nibbles(Ints bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
     static Ints high_nibbles(Ints bytes) { return low_nibbles(_mm512_srli_epi16(bytes, 4)); }
     static Ints look_up(Ints at) {
@@ -20,6 +23,7 @@ struct Avx512 {
             _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(nonlinear_values.data()))), at);
     }
     static Ints add_four_products(Ints sum, Ints q, Ints x) { return _mm512_dpbusd_epi32(sum, q, x); }
+    static Ints add_two_products(Ints sum, Ints a, Ints b) { return _mm512_dpwssd_epi32(sum, a, b); }
 
     static Floats zeros() { return _mm512_setzero_ps(); }
     static Floats all(float value) { return _mm512_set1_ps(value); }

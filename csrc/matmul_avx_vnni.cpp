@@ -8,6 +8,7 @@ namespace {
 struct VnniVectors : Avx2Vectors {
     template <typename F> static constexpr size_t n_tokens = 6;
     static Ints add_four_products(Ints sum, Ints q, Ints x) { return _mm256_dpbusd_avx_epi32(sum, q, x); }
+    static Ints add_two_products(Ints sum, Ints a, Ints b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
 };
 
 struct AvxVnni : VnniVectors {

@@ -8,8 +8,11 @@
 // where m = d * n for most types, so that the sum of products begins with -n times the sum of activations, and is
 // exact. Scales lie as halves, beside a power of two for each row of the weights that brings them into range.
 //
-// A panel is n_vectors vectors of rows of the weights. Of each block it has the scales, then the values of a row by fours,
-// row beside row; with 4 bits two fours share their bytes.
+// Q4_K, Q5_K and Q6_K share s among four blocks, since products of floats take the same units as those of bytes. Their m
+// is a number of 6 bits times a scale of the group, and so an integer product as well.
+//
+// A panel is n_vectors vectors of rows of the weights. Of each group it has the mins, of each block the scales, then the
+// values of a row by fours, row beside row; with 4 bits two fours share their bytes.
 //
 // Isa has the vectors; its Dots<F> are the products of a format F. All results are the same to the last bit.
 #pragma once
@@ -27,19 +30,21 @@ namespace gge {
 namespace { // each file that includes this is compiled for a CPU of its own
 
 // How a type of weights is kept. n_bits: of q; n_scales: of a block, one or one for each half; offset: n, or none: m
-// stands beside the scale; a table translates q to 8 bits.
-template <int n_bits_, size_t n_scales_, bool has_offset_, bool has_table_ = false> struct Format {
+// stands beside the scale; a table translates q to 8 bits; n_group: blocks that share a scale of activations.
+template <int n_bits_, size_t n_scales_, bool has_offset_, size_t n_group_ = 1, bool has_table_ = false> struct Format {
     static constexpr int n_bits = n_bits_;
     static constexpr int stored_bits = n_bits == 4 ? 4 : 8;
     static constexpr size_t n_scales = n_scales_;
     static constexpr bool has_offset = has_offset_;
+    static constexpr size_t n_group = n_group_;
     static constexpr bool has_table = has_table_;
+    static_assert(n_group == 1 || n_group == 4);
 };
 
 // A block of activations.
 struct Inputs {
     float scale;
-    float sum;
+    float sum;        // in groups the bits of two sums, of this block, which is even, and of the next: 16 bits each
     int32_t begin[2]; // of the sums of products: one number for each scale of the weights
     int8_t values[block_values];
 };
@@ -49,18 +54,32 @@ template <typename Isa, typename F> struct Int8Products {
     static constexpr size_t n_vectors = Isa::n_vectors;
     static constexpr size_t n_panel = n_vectors * Isa::width; // rows of the weights
     static constexpr size_t n_tokens = Dots::n_tokens;
-    static constexpr size_t scale_bytes = (F::n_scales + (F::has_offset ? 0 : 1)) * n_panel * sizeof(uint16_t);
+    static constexpr size_t line_bytes = n_panel * sizeof(uint16_t); // a half of each row
+    static constexpr bool has_groups = F::n_group > 1;
+    static constexpr size_t min_bytes = F::has_offset ? 0 : line_bytes + (has_groups ? F::n_group * n_panel : 0);
+    static constexpr size_t scale_bytes = F::n_scales * line_bytes;
     static constexpr size_t value_bytes = n_panel * block_values * F::stored_bits / 8;
     static constexpr size_t block_bytes = scale_bytes + value_bytes;
+    static constexpr size_t group_bytes = min_bytes + F::n_group * block_bytes;
     static constexpr size_t head_bytes = n_panel * sizeof(float); // the power of each row
 
     static size_t n_blocks(size_t n_in) { return n_in / block_values; }
-    static size_t panel_size(size_t n_in) { return head_bytes + n_blocks(n_in) * block_bytes; }
+    static size_t n_groups(size_t n_in) { return n_blocks(n_in) / F::n_group; }
+    static size_t panel_size(size_t n_in) { return head_bytes + n_groups(n_in) * group_bytes; }
     static size_t input_size(size_t n_in) { return n_blocks(n_in) * sizeof(Inputs); }
 
     template <int offset> static void convert(const float *row, size_t n_in, void *input);
     template <typename Reader> static void pack(const void *weights, size_t n_out, size_t n_in, void *packed);
     template <size_t n> static void multiply(const Tile &tile);
+
+private:
+    using Ints = typename Isa::Ints;
+    using Floats = typename Isa::Floats;
+    template <size_t n> using Sums = Floats[n][n_vectors]; // of some tokens with the rows of a panel
+    struct Rows;
+
+    template <size_t n> static void add_block(const char *block, const Rows &rows, Sums<n> &sums);
+    template <size_t n> static void subtract_mins(const char *mins, const Rows &rows, Sums<n> &sums);
 };
 
 // ---------------------------------------------------------------- activations
@@ -118,9 +137,7 @@ inline __m256i total_of(__m256i pair_sums) {
 }
 
 // What stands before the values of eight blocks, a lane each.
-inline void store_heads(__m256 scale, __m256i sum, const __m256i (&begin)[2], Inputs *blocks) {
-    const __m256i scales = _mm256_castps_si256(scale);
-    const __m256i sums = _mm256_castps_si256(_mm256_cvtepi32_ps(sum));
+inline void store_heads(__m256i scales, __m256i sums, const __m256i (&begin)[2], Inputs *blocks) {
     const __m256i pairs[4] = {_mm256_unpacklo_epi32(scales, sums), _mm256_unpacklo_epi32(begin[0], begin[1]),
                               _mm256_unpackhi_epi32(scales, sums), _mm256_unpackhi_epi32(begin[0], begin[1])};
     const auto store = [&](size_t i, __m256i heads) {
@@ -133,10 +150,24 @@ inline void store_heads(__m256 scale, __m256i sum, const __m256i (&begin)[2], In
     store(3, _mm256_unpackhi_epi64(pairs[2], pairs[3]));
 }
 
+// Of four blocks that stand together, in each of their lanes.
+inline __m256 largest_of_groups(__m256 of_block) {
+    const auto larger = [](__m256i a, __m256i b) { return _mm256_max_epi32(a, b); };
+    const __m256i all = _mm256_castps_si256(of_block);
+    const __m256i of_two = larger(all, _mm256_shuffle_epi32(all, _MM_SHUFFLE(2, 3, 0, 1)));
+    return _mm256_castsi256_ps(larger(of_two, _mm256_shuffle_epi32(of_two, _MM_SHUFFLE(1, 0, 3, 2))));
+}
+
+// The sums of two blocks in the lane of the first.
+inline __m256i pairs_of(__m256i sums) {
+    return _mm256_blend_epi16(sums, _mm256_srli_epi64(sums, 16), 2 | 2 << 4);
+}
+
 // offset: n
-template <typename Dots, int offset> void convert_together(const float *values, Inputs *blocks) {
+template <typename Dots, typename F, int offset> void convert_together(const float *values, Inputs *blocks) {
     constexpr float smallest = 1e-35F; // of which 127 / x is finite
-    const __m256 largest = largest_of(values);
+    const __m256 of_block = largest_of(values);
+    const __m256 largest = F::n_group > 1 ? largest_of_groups(of_block) : of_block;
     const __m256 steps = _mm256_set1_ps(127.0F);
     const __m256 has_steps = _mm256_cmp_ps(largest, _mm256_set1_ps(smallest), _CMP_GE_OQ); // the others are zeros
     const __m256 is_nan = _mm256_cmp_ps(largest, _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ);    // as infinity makes it
@@ -152,7 +183,9 @@ template <typename Dots, int offset> void convert_together(const float *values, 
     const Halves sums = combine_lanes(pair_sums, [](__m256i a, __m256i b) { return _mm256_add_epi16(a, b); });
     __m256i begin[2];
     Dots::template set_begin<offset>(begin, sums);
-    store_heads(scale, _mm256_add_epi32(total_of(sums.first), total_of(sums.second)), begin, blocks);
+    const __m256i total = _mm256_add_epi32(total_of(sums.first), total_of(sums.second));
+    store_heads(_mm256_castps_si256(scale),
+                F::n_group > 1 ? pairs_of(total) : _mm256_castps_si256(_mm256_cvtepi32_ps(total)), begin, blocks);
 }
 
 template <typename Isa, typename F>
@@ -164,13 +197,13 @@ void Int8Products<Isa, F>::convert(const float *row, size_t n_in, void *input) {
         float values[n_together * block_values] = {};
         Inputs all[n_together];
         std::memcpy(values, row, n_in * sizeof *row);
-        convert_together<Dots, offset>(values, all);
+        convert_together<Dots, F, offset>(values, all);
         std::memcpy(blocks, all, n * sizeof *all);
         return;
     }
     for (size_t b = 0; b < n; b += n_together) {
         const size_t begin = smaller(b, n - n_together); // some twice, where the number is no multiple
-        convert_together<Dots, offset>(row + begin * block_values, blocks + begin);
+        convert_together<Dots, F, offset>(row + begin * block_values, blocks + begin);
     }
 }
 
@@ -200,15 +233,22 @@ public:
             powers_[r] = first_row + r < n_out_ ? power_of(largest_scale(first_row + r)) : 1.0F;
         }
         std::memcpy(panel, powers_, sizeof powers_);
-        char *block = panel + P::head_bytes;
-        for (size_t b = 0; b < P::n_blocks(n_in_); ++b) {
+        char *group = panel + P::head_bytes;
+        for (size_t b = 0; b < P::n_blocks(n_in_); b += F::n_group) {
             if (first_row + P::n_panel > n_out_) {
-                std::memset(block, 0, P::block_bytes);
+                std::memset(group, 0, P::group_bytes);
             }
-            for (size_t r = 0; r < P::n_panel && first_row + r < n_out_; ++r) {
-                put(block, r, Reader::read(weights_, n_in_, first_row + r, b), powers_[r]);
+            for (size_t i = 0; i < F::n_group; ++i) {
+                char *block = group + P::min_bytes + i * P::block_bytes;
+                for (size_t r = 0; r < P::n_panel && first_row + r < n_out_; ++r) {
+                    const WeightBlock from = Reader::read(weights_, n_in_, first_row + r, b + i);
+                    put(block, r, from, powers_[r]);
+                    if constexpr (!F::has_offset) {
+                        put_min(group, i, r, from, powers_[r]);
+                    }
+                }
             }
-            block += P::block_bytes;
+            group += P::group_bytes;
         }
     }
 
@@ -219,7 +259,7 @@ private:
         float largest = 0.0F;
         for (size_t b = 0; b < P::n_blocks(n_in_); ++b) {
             const WeightBlock block = Reader::read(weights_, n_in_, row, b);
-            for (const float scale : {block.scales[0], block.scales[1], F::has_offset ? 0.0F : block.min}) {
+            for (const float scale : {block.scales[0], block.scales[1], F::has_offset ? 0.0F : block.min_scale}) {
                 largest = largest < std::fabs(scale) ? std::fabs(scale) : largest;
             }
         }
@@ -231,14 +271,19 @@ private:
         std::memcpy(to, &half, sizeof half);
     }
 
+    // i: block of the group
+    static void put_min(char *mins, size_t i, size_t r, const WeightBlock &from, float power) {
+        put_half(mins + r * sizeof(uint16_t), from.min_scale / power);
+        if constexpr (P::has_groups) {
+            mins[P::line_bytes + i / 2 * 2 * P::n_panel + 2 * r + i % 2] = static_cast<char>(from.min);
+        }
+    }
+
     static void put(char *block, size_t r, const WeightBlock &from, float power) {
-        constexpr size_t scale_row = P::n_panel * sizeof(uint16_t);
         char *scale = block + r * sizeof(uint16_t);
         put_half(scale, from.scales[0] / power);
         if constexpr (F::n_scales == 2) {
-            put_half(scale + scale_row, from.scales[1] / power);
-        } else if constexpr (!F::has_offset) {
-            put_half(scale + scale_row, from.min / power);
+            put_half(scale + P::line_bytes, from.scales[1] / power);
         }
         char *values = block + P::scale_bytes + r * sizeof(uint32_t);
         constexpr size_t line = P::n_panel * sizeof(uint32_t);
@@ -314,72 +359,124 @@ inline int32_t four_of(const Inputs &block, size_t i) {
     return values;
 }
 
-template <typename Isa, typename F> template <size_t n> void Int8Products<Isa, F>::multiply(const Tile &tile) {
-    using Ints = typename Isa::Ints;
-    using Floats = typename Isa::Floats;
-    constexpr size_t pairs_each = block_values / 8 / F::n_scales;
-    constexpr size_t scale_line = Isa::width * sizeof(uint16_t);
-    Floats sums[n][n_vectors];
-    for (auto &sum : sums) {
-        for (auto &vector : sum) {
-            vector = Isa::zeros();
+inline int32_t bits_of(float value) {
+    int32_t bits = 0;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+template <typename Isa, size_t n> void clear(typename Isa::Floats (&sums)[n][Isa::n_vectors]) {
+    for (auto &of_token : sums) {
+        for (auto &sum : of_token) {
+            sum = Isa::zeros();
         }
     }
-    const char *weights = tile.panel + head_bytes;
-    const char *inputs = tile.inputs;
-    for (size_t k = 0; k < n_blocks(tile.n_in); ++k, weights += block_bytes, inputs += sizeof(Inputs)) {
-        const auto input = [&](size_t t) -> const Inputs & {
-            return *reinterpret_cast<const Inputs *>(inputs + t * tile.input_size);
-        };
-        Floats scaled[n][n_vectors];
+}
+
+// So that registers are left for what changes more often. Compilers choose others: 15 % of the time of Q6_K.
+template <typename T> void keep_in_memory(T &values) {
+    __asm__ volatile("" : : "r"(&values) : "memory");
+}
+
+// A block of the activations of some tokens.
+template <typename Isa, typename F> struct Int8Products<Isa, F>::Rows {
+    const char *inputs;
+    size_t input_size;
+
+    const Inputs &operator[](size_t t) const { return *reinterpret_cast<const Inputs *>(inputs + t * input_size); }
+};
+
+// Adds d * (q0 a0 + ... + q31 a31).
+template <typename Isa, typename F>
+template <size_t n>
+[[gnu::always_inline]] inline void Int8Products<Isa, F>::add_block(const char *block, const Rows &rows, Sums<n> &sums) {
+    constexpr size_t pairs_each = block_values / 8 / F::n_scales;
 #pragma GCC unroll 2
-        for (size_t s = 0; s < F::n_scales; ++s) {
-            Ints dots[n][n_vectors];
+    for (size_t s = 0; s < F::n_scales; ++s) {
+        Ints dots[n][n_vectors];
 #pragma GCC unroll 8
-            for (size_t t = 0; t < n; ++t) {
-#pragma GCC unroll 4
-                for (size_t j = 0; j < n_vectors; ++j) {
-                    dots[t][j] = Dots::begin(input(t).begin[s]);
-                }
-            }
-#pragma GCC unroll 8
-            for (size_t i = s * pairs_each; i < (s + 1) * pairs_each; ++i) {
-                const auto fours = Fours<Isa, F>::read(weights + scale_bytes, i);
-#pragma GCC unroll 2
-                for (size_t f = 0; f < 2; ++f) {
-#pragma GCC unroll 8
-                    for (size_t t = 0; t < n; ++t) {
-                        const Ints x = Isa::all(four_of(input(t), 2 * i + f));
-#pragma GCC unroll 4
-                        for (size_t j = 0; j < n_vectors; ++j) {
-                            dots[t][j] = Dots::add(dots[t][j], fours.q[f][j], x);
-                        }
-                    }
-                }
-            }
+        for (size_t t = 0; t < n; ++t) {
 #pragma GCC unroll 4
             for (size_t j = 0; j < n_vectors; ++j) {
-                const Floats d = Isa::of_halves(weights + (s * n_vectors + j) * scale_line);
+                dots[t][j] = Dots::begin(rows[t].begin[s]);
+            }
+        }
+#pragma GCC unroll 8
+        for (size_t i = s * pairs_each; i < (s + 1) * pairs_each; ++i) {
+            const auto fours = Fours<Isa, F>::read(block + scale_bytes, i);
+#pragma GCC unroll 2
+            for (size_t f = 0; f < 2; ++f) {
 #pragma GCC unroll 8
                 for (size_t t = 0; t < n; ++t) {
-                    const Floats dot = Isa::of_ints(Dots::end(dots[t][j], input(t).begin));
-                    scaled[t][j] = s == 0 ? Isa::multiply(d, dot) : Isa::multiply_add(d, dot, scaled[t][j]);
+                    const Ints x = Isa::all(four_of(rows[t], 2 * i + f));
+#pragma GCC unroll 4
+                    for (size_t j = 0; j < n_vectors; ++j) {
+                        dots[t][j] = Dots::add(dots[t][j], fours.q[f][j], x);
+                    }
                 }
             }
         }
 #pragma GCC unroll 4
         for (size_t j = 0; j < n_vectors; ++j) {
-            if constexpr (!F::has_offset) {
-                const Floats m = Isa::of_halves(weights + (n_vectors + j) * scale_line);
-#pragma GCC unroll 8
-                for (size_t t = 0; t < n; ++t) {
-                    scaled[t][j] = Isa::multiply_subtract(m, Isa::all(input(t).sum), scaled[t][j]);
-                }
-            }
+            const Floats d = Isa::of_halves(block + s * line_bytes + j * Isa::width * sizeof(uint16_t));
 #pragma GCC unroll 8
             for (size_t t = 0; t < n; ++t) {
-                sums[t][j] = Isa::multiply_add(Isa::all(input(t).scale), scaled[t][j], sums[t][j]);
+                const Floats dot = Isa::of_ints(Dots::end(dots[t][j], rows[t].begin));
+                sums[t][j] = Isa::multiply_add(d, dot, sums[t][j]);
             }
+        }
+    }
+}
+
+// Subtracts m * (a0 + ... + a31) of all blocks of a group.
+template <typename Isa, typename F>
+template <size_t n>
+[[gnu::always_inline]] inline void Int8Products<Isa, F>::subtract_mins(const char *mins, const Rows &rows,
+                                                                       Sums<n> &sums) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < n_vectors; ++j) {
+        const Floats scale = Isa::of_halves(mins + j * Isa::width * sizeof(uint16_t));
+#pragma GCC unroll 8
+        for (size_t t = 0; t < n; ++t) {
+            Floats total = Isa::all(rows[t].sum);
+            if constexpr (has_groups) {
+                Ints dot = Isa::all(0);
+#pragma GCC unroll 4
+                for (size_t i = 0; i < F::n_group; i += 2) {
+                    const Ints m = Isa::words_of_bytes(mins + line_bytes + i * n_panel + j * 2 * Isa::width);
+                    dot = Isa::add_two_products(dot, m, Isa::all(bits_of((&rows[t])[i].sum)));
+                }
+                total = Isa::of_ints(dot);
+            }
+            sums[t][j] = Isa::multiply_subtract(scale, total, sums[t][j]);
+        }
+    }
+}
+
+template <typename Isa, typename F> template <size_t n> void Int8Products<Isa, F>::multiply(const Tile &tile) {
+    Sums<n> sums;
+    clear<Isa>(sums);
+    const char *group = tile.panel + head_bytes;
+    Rows rows{tile.inputs, tile.input_size};
+    for (size_t k = 0; k < n_groups(tile.n_in); ++k, group += group_bytes) {
+        const Rows first = rows;
+        Sums<n> scaled;
+        clear<Isa>(scaled);
+        for (size_t i = 0; i < F::n_group; ++i, rows.inputs += sizeof(Inputs)) {
+            add_block<n>(group + min_bytes + i * block_bytes, rows, scaled);
+        }
+        if constexpr (!F::has_offset) {
+            subtract_mins<n>(group, first, scaled);
+        }
+#pragma GCC unroll 4
+        for (size_t j = 0; j < n_vectors; ++j) {
+#pragma GCC unroll 8
+            for (size_t t = 0; t < n; ++t) {
+                sums[t][j] = Isa::multiply_add(Isa::all(first[t].scale), scaled[t][j], sums[t][j]);
+            }
+        }
+        if constexpr (has_groups) {
+            keep_in_memory(sums);
         }
     }
     for (size_t j = 0; j < n_vectors && j * Isa::width < tile.n_out; ++j) {
@@ -420,11 +517,13 @@ template <typename Isa, typename F, typename Reader> constexpr MatmulKernel int8
 
 using Nibbles = Format<4, 1, true>;
 using NibblesWithMin = Format<4, 1, false>;
-using NibblesByTable = Format<4, 1, true, true>;
+using NibblesByTable = Format<4, 1, true, 1, true>;
 using Fives = Format<5, 1, true>;
 using FivesWithMin = Format<5, 1, false>;
-using SixesInHalves = Format<6, 2, true>;
 using Bytes = Format<8, 1, true>;
+using GroupedNibbles = Format<4, 1, false, 4>;
+using GroupedFives = Format<5, 1, false, 4>;
+using GroupedSixes = Format<6, 2, true, 4>;
 
 // In the order of WeightType.
 template <typename Isa>
@@ -434,9 +533,9 @@ constexpr MatmulKernel int8_kernels[] = {
     int8_kernel<Isa, Fives, ReadQ5_0>(),
     int8_kernel<Isa, FivesWithMin, ReadQ5_1>(),
     int8_kernel<Isa, Bytes, ReadQ8_0>(),
-    int8_kernel<Isa, NibblesWithMin, ReadQ4_K>(),
-    int8_kernel<Isa, FivesWithMin, ReadQ5_K>(),
-    int8_kernel<Isa, SixesInHalves, ReadQ6_K>(),
+    int8_kernel<Isa, GroupedNibbles, ReadQ4_K>(),
+    int8_kernel<Isa, GroupedFives, ReadQ5_K>(),
+    int8_kernel<Isa, GroupedSixes, ReadQ6_K>(),
     int8_kernel<Isa, NibblesByTable, ReadIQ4_NL>(),
     int8_kernel<Isa, NibblesByTable, ReadIQ4_XS>(),
 };
