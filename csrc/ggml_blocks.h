@@ -64,49 +64,33 @@ inline void read_fifth_bits(const uint8_t *bytes, WeightBlock &block) {
                         _mm256_or_si256(_mm256_loadu_si256(values), _mm256_and_si256(is_set, _mm256_set1_epi8(16))));
 }
 
-struct ReadQ4_0 : Reader<32, 18, 8> {
+// A scale, perhaps a min, perhaps the fifth bits, and four bits of each value.
+template <int offset_, bool has_min, bool has_fifth_bits>
+struct ReadNibbles : Reader<32, 18 + (has_min ? 2 : 0) + (has_fifth_bits ? 4 : 0), offset_> {
     static WeightBlock read(const void *weights, size_t n_in, size_t row, size_t b) {
-        const uint8_t *p = find(weights, n_in, row, b);
+        const uint8_t *p = ReadNibbles::find(weights, n_in, row, b);
         WeightBlock block;
         block.scales[0] = float_of_half(p);
-        read_nibbles(p + 2, block);
+        p += 2;
+        if constexpr (has_min) {
+            block.min_scale = -float_of_half(p);
+            p += 2;
+        }
+        if constexpr (has_fifth_bits) {
+            read_nibbles(p + 4, block);
+            read_fifth_bits(p, block);
+        } else {
+            read_nibbles(p, block);
+        }
         return block;
     }
 };
 
-struct ReadQ4_1 : Reader<32, 20, 0> {
-    static WeightBlock read(const void *weights, size_t n_in, size_t row, size_t b) {
-        const uint8_t *p = find(weights, n_in, row, b);
-        WeightBlock block;
-        block.scales[0] = float_of_half(p);
-        block.min_scale = -float_of_half(p + 2);
-        read_nibbles(p + 4, block);
-        return block;
-    }
-};
-
-struct ReadQ5_0 : Reader<32, 22, 16> {
-    static WeightBlock read(const void *weights, size_t n_in, size_t row, size_t b) {
-        const uint8_t *p = find(weights, n_in, row, b);
-        WeightBlock block;
-        block.scales[0] = float_of_half(p);
-        read_nibbles(p + 6, block);
-        read_fifth_bits(p + 2, block);
-        return block;
-    }
-};
-
-struct ReadQ5_1 : Reader<32, 24, 0> {
-    static WeightBlock read(const void *weights, size_t n_in, size_t row, size_t b) {
-        const uint8_t *p = find(weights, n_in, row, b);
-        WeightBlock block;
-        block.scales[0] = float_of_half(p);
-        block.min_scale = -float_of_half(p + 2);
-        read_nibbles(p + 8, block);
-        read_fifth_bits(p + 4, block);
-        return block;
-    }
-};
+using ReadQ4_0 = ReadNibbles<8, false, false>;
+using ReadQ4_1 = ReadNibbles<0, true, false>;
+using ReadQ5_0 = ReadNibbles<16, false, true>;
+using ReadQ5_1 = ReadNibbles<0, true, true>;
+using ReadIQ4_NL = ReadNibbles<128, false, false>;
 
 struct ReadQ8_0 : Reader<32, 34, 128> {
     static WeightBlock read(const void *weights, size_t n_in, size_t row, size_t b) {
@@ -117,12 +101,6 @@ struct ReadQ8_0 : Reader<32, 34, 128> {
             block.values[i] = p[2 + i] ^ 128U; // signed to unsigned, plus 128
         }
         return block;
-    }
-};
-
-struct ReadIQ4_NL : Reader<32, 18, 128> {
-    static WeightBlock read(const void *weights, size_t n_in, size_t row, size_t b) {
-        return ReadQ4_0::read(weights, n_in, row, b);
     }
 };
 

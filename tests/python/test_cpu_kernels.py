@@ -47,7 +47,7 @@ def test_products_are_near_those_of_llama_cpp(kind, n_out, n_tokens, internals):
     ours = np.array(found.pop("ggembed")[1])
     ((_, theirs),) = found.values()
     off = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-    assert 0 < off < 0.02  # both round activations to 8 bits, in blocks of 32 or 256
+    assert 0 < off < 0.02  # both round activations to 8 bits, in blocks of 32 to 256
 
 
 @pytest.mark.parametrize("level", LEVELS)
