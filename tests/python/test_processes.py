@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -26,6 +25,7 @@ from ggembed import (
     hub,
     quantize,
 )
+from proc_maps import mapped
 
 LINUX = sys.platform == "linux"
 FORKS = hasattr(os, "fork")
@@ -513,18 +513,6 @@ def test_processes_share_the_weights(level, minilm, tmp_path):
     finally:
         for holder in holders:
             holder.communicate(b"\n", timeout=30)
-
-
-def mapped(pid, path):
-    """Bytes of a file that a process has mapped, by what kind of pages they are."""
-    sizes: dict[str, int] = {}
-    inside = False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            inside = line.endswith(str(path))
-        elif inside and (found := re.match(r"(\w+):\s+(\d+) kB", line)):
-            sizes[found[1]] = sizes.get(found[1], 0) + 1024 * int(found[2])
-    return sizes
 
 
 def test_a_copy_dies_with_its_last_reference(tiny):
