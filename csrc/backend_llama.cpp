@@ -6,6 +6,7 @@
 // before it is handed out, so that a file whose graph cannot be built or run is an error of loading.
 #include "backend_llama.h"
 
+#include "backend_llama_matmul.h"
 #include "backend_llama_seams.h"
 #include "backend_llama_towers.h"
 #include "devices.h"

@@ -132,27 +132,6 @@ void read_head(const llama_model *model, const Shapes &tensors, ModelFacts &fact
 // The ggml op that computes packed attention on the CPU. userdata: llama_packed_attention.
 void attend_packed(ggml_tensor *out, int i_thread, int n_threads, void *userdata);
 
-// ---------------------------------------------------------------- backend_llama_matmul.cpp
-
-// Has upstream put weights where our kernels multiply them, where there is one for the CPU. Before the first model.
-void add_cpu_kernels();
-
-// While it lives, it says whether the weights of models that this thread loads may be put there.
-class CpuKernels {
-public:
-    explicit CpuKernels(bool allowed) noexcept;
-    ~CpuKernels();
-    CpuKernels(const CpuKernels &) = delete;
-    CpuKernels &operator=(const CpuKernels &) = delete;
-
-    // The kernels that weights were packed for since, separated by ", ".
-    static std::string used();
-};
-
-// Where our kernel for such weights of a tower reads them, which loses no bits of halves: towers with gated layers miss
-// them, 2e-4 in the cosine of a tiny one. NULL if there is none.
-ggml_backend_buffer_type_t packed_buffer_type(const ggml_tensor *weights);
-
 // ---------------------------------------------------------------- backend_llama_files.cpp
 
 [[noreturn]] void fail_io(const std::string &what, const std::string &path, int code);

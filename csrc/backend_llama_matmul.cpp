@@ -1,5 +1,6 @@
 // Our matrix kernels as a buffer type of ggml's CPU: weights that are put there are packed for a kernel, and the
 // products with them run in it. The only file that sees ggml's side of the CPU.
+#include "backend_llama_matmul.h"
 #include "backend_llama.h"
 #include "matmul.h"
 
@@ -24,29 +25,29 @@ constexpr std::pair<ggml_type, WeightType> types[] = {
     {GGML_TYPE_F32, WeightType::f32},
 };
 
-// F16 becomes bfloat16 in one buffer type, and keeps its bits in the other.
-enum class Halves { rounded, whole };
+// How a buffer type packs weights.
+struct Packing {
+    const char *name;
+    bool whole_halves; // F16 keeps its bits, instead of becoming bfloat16
+    size_t i_kernel;   // of those that the CPU has for a type
 
-ggml_backend_buffer_type_t buffer_type(Halves halves);
-
-Halves halves_of(ggml_backend_buffer_type_t type) {
-    return type == buffer_type(Halves::whole) ? Halves::whole : Halves::rounded;
-}
-
-// Of weights that a buffer type is to hold; NULL for those that upstream keeps.
-const MatmulKernel *kernel_of(const ggml_tensor *weights, Halves halves) {
-    const auto *const type =
-        std::find_if(std::begin(types), std::end(types), [&](const auto &t) { return t.first == weights->type; });
-    if (type == std::end(types) || ggml_n_dims(weights) != 2) {
-        return nullptr;
+    // NULL for weights that upstream keeps.
+    const MatmulKernel *kernel_of(const ggml_tensor *weights) const {
+        const auto *const type =
+            std::find_if(std::begin(types), std::end(types), [&](const auto &t) { return t.first == weights->type; });
+        if (type == std::end(types) || ggml_n_dims(weights) != 2) {
+            return nullptr;
+        }
+        const bool is_whole = type->second == WeightType::f16 && whole_halves;
+        return matmul_kernel(is_whole ? WeightType::whole_f16 : type->second, i_kernel);
     }
-    const bool is_whole = type->second == WeightType::f16 && halves == Halves::whole;
-    return matmul_kernel(is_whole ? WeightType::whole_f16 : type->second);
-}
+};
+
+const Packing &packing_of(ggml_backend_buffer_type_t type);
 
 // Of weights in a buffer.
 const MatmulKernel *kernel_of(const ggml_tensor *weights) {
-    return kernel_of(weights, halves_of(weights->buffer->buft));
+    return packing_of(weights->buffer->buft).kernel_of(weights);
 }
 
 size_t n_rows(const ggml_tensor *t) {
@@ -142,9 +143,25 @@ private:
 
 Products products;
 
-// The context of the buffer types; upstream looks at it as the class that this one starts with.
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size);
+
+// A buffer type and its context, which upstream looks at as the class that this one starts with.
 class PackedWeights final : public ggml::cpu::extra_buffer_type {
 public:
+    PackedWeights(const char *name, bool whole_halves, size_t i_kernel)
+        : packing{name, whole_halves, i_kernel},
+          type_{{[](ggml_backend_buffer_type_t type) { return packing_of(type).name; }, &alloc_buffer,
+                 [](ggml_backend_buffer_type_t) { return size_t{64}; }, nullptr,
+                 [](ggml_backend_buffer_type_t type, const ggml_tensor *t) {
+                     const MatmulKernel *kernel = packing_of(type).kernel_of(t);
+                     return kernel == nullptr ? ggml_nbytes(t) : kernel->packed_size(n_out(t), n_in(t));
+                 },
+                 nullptr},
+                ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
+                this} {}
+    PackedWeights(const PackedWeights &) = delete;
+    PackedWeights &operator=(const PackedWeights &) = delete;
+
     bool supports_op(ggml_backend_dev_t /*device*/, const ggml_tensor *op) override {
         const ggml_tensor *rows = op->src[1];
         return !excluded && op->op == GGML_OP_MUL_MAT && is_packed(op->src[0]) && rows->type == GGML_TYPE_F32 &&
@@ -156,28 +173,26 @@ public:
         return op->op == GGML_OP_MUL_MAT && is_packed(op->src[0]) ? &products : nullptr;
     }
 
-    static bool is_packed(const ggml_tensor *weights);
+    ggml_backend_buffer_type_t type() { return &type_; }
+
+    const Packing packing;
+
+private:
+    static bool is_packed(const ggml_tensor *weights) {
+        return weights->buffer != nullptr && weights->buffer->buft->iface.alloc_buffer == &alloc_buffer &&
+               kernel_of(weights) != nullptr;
+    }
+
+    ggml_backend_buffer_type type_;
 };
 
-ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size);
-
-ggml_backend_buffer_type make_buffer_type(const char *(*name)(ggml_backend_buffer_type_t)) {
-    static PackedWeights context;
-    return {{name, &alloc_buffer, [](ggml_backend_buffer_type_t) { return size_t{64}; }, nullptr,
-             [](ggml_backend_buffer_type_t type, const ggml_tensor *t) {
-                 const MatmulKernel *kernel = kernel_of(t, halves_of(type));
-                 return kernel == nullptr ? ggml_nbytes(t) : kernel->packed_size(n_out(t), n_in(t));
-             },
-             nullptr},
-            ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
-            &context};
+const Packing &packing_of(ggml_backend_buffer_type_t type) {
+    return static_cast<const PackedWeights *>(type->context)->packing;
 }
 
-ggml_backend_buffer_type_t buffer_type(Halves halves) {
-    static ggml_backend_buffer_type rounded = make_buffer_type([](ggml_backend_buffer_type_t) { return "ggembed"; });
-    static ggml_backend_buffer_type whole =
-        make_buffer_type([](ggml_backend_buffer_type_t) { return "ggembed, F16 whole"; });
-    return halves == Halves::whole ? &whole : &rounded;
+ggml_backend_buffer_type_t whole_buffer_type() {
+    static PackedWeights weights("ggembed, F16 whole", true, 0);
+    return weights.type();
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
@@ -199,22 +214,21 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
     return buffer;
 }
 
-bool PackedWeights::is_packed(const ggml_tensor *weights) {
-    return weights->buffer != nullptr &&
-           (weights->buffer->buft == buffer_type(Halves::rounded) ||
-            weights->buffer->buft == buffer_type(Halves::whole)) &&
-           kernel_of(weights) != nullptr;
-}
-
 } // namespace
 
 ggml_backend_buffer_type_t packed_buffer_type(const ggml_tensor *weights) {
-    return kernel_of(weights, Halves::whole) == nullptr ? nullptr : buffer_type(Halves::whole);
+    ggml_backend_buffer_type_t type = whole_buffer_type();
+    return packing_of(type).kernel_of(weights) == nullptr ? nullptr : type;
+}
+
+ggml_backend_buffer_type_t kernel_buffer_type(size_t i_kernel) {
+    static PackedWeights weights[] = {{"ggembed", false, 0}, {"ggembed", false, 1}, {"ggembed", false, 2}};
+    return weights[i_kernel].type();
 }
 
 void add_cpu_kernels() {
-    ggml_backend_cpu_add_buffer_type(buffer_type(Halves::rounded)); // which upstream takes for all that both can hold
-    ggml_backend_cpu_add_buffer_type(buffer_type(Halves::whole));
+    ggml_backend_cpu_add_buffer_type(kernel_buffer_type(0)); // which upstream takes for all that both can hold
+    ggml_backend_cpu_add_buffer_type(whole_buffer_type());
 }
 
 CpuKernels::CpuKernels(bool allowed) noexcept {

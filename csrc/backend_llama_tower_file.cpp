@@ -1,5 +1,6 @@
 // Projector files as such: keys, tensors, and memory for weights.
 #include "backend_llama_encoder.h"
+#include "backend_llama_matmul.h"
 
 #include <cerrno>
 #include <cmath>

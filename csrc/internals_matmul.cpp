@@ -45,12 +45,7 @@ std::vector<const gge::MatmulKernel *> kernels_of(const std::string &type) {
 }
 
 const gge::MatmulKernel *kernel_called(const std::string &type, const std::string &name) {
-    for (const gge::MatmulKernel *kernel : kernels_of(type)) {
-        if (name == kernel->name) {
-            return kernel;
-        }
-    }
-    throw py::value_error("this CPU has no kernel " + name + " for " + type);
+    return kernels_of(type)[index_of_kernel(type, name)];
 }
 
 // Weights of a type of GGUF files, packed for a kernel.
@@ -123,6 +118,15 @@ private:
 };
 
 } // namespace
+
+size_t index_of_kernel(const std::string &type, const std::string &name) {
+    const std::vector<const gge::MatmulKernel *> kernels = kernels_of(type);
+    const auto found = std::find_if(kernels.begin(), kernels.end(), [&](const auto *k) { return name == k->name; });
+    if (found == kernels.end()) {
+        throw py::value_error("this CPU has no kernel " + name + " for " + type);
+    }
+    return static_cast<size_t>(found - kernels.begin());
+}
 
 void bind_matmul(py::module_ &m) {
     m.def(

@@ -1,5 +1,6 @@
 // A product by our kernel beside one by llama.cpp's own, both as ops of a graph, for benchmarks and tests in Python.
 #include "backend.h"
+#include "backend_llama_matmul.h"
 #include "internals.h"
 
 #include <ggml-backend.h>
@@ -118,8 +119,9 @@ std::vector<ggml_backend_buffer_type_t> buffer_types() {
 }
 
 // {"ggembed" and the name of llama.cpp's buffer: ([seconds], values)}, by turns; without ours if there is no kernel.
+// kernel: of ours, the best if empty. There are n_rounds turns, and more until so many seconds have passed.
 auto compare_products(const std::string &type, int64_t n_out, int64_t n_in, int64_t n_tokens, int32_t n_threads,
-                      int32_t n_rounds) {
+                      int32_t n_rounds, const std::string &kernel, double seconds) {
     gge::llama_devices(); // ggml must not start before our kernels are known to it
     const Shape shape{type_of(type), n_out, n_in, n_tokens};
     const Handle<ggml_backend, ggml_backend_free> cpu(ggml_backend_cpu_init());
@@ -138,8 +140,11 @@ auto compare_products(const std::string &type, int64_t n_out, int64_t n_in, int6
         if (is_for_towers(buffer_type)) {
             continue;
         }
-        auto product = std::make_unique<Product>(shape, cpu.get(), buffer_type);
         const std::string name = ggml_backend_buft_name(buffer_type);
+        if (name == ours && !kernel.empty()) {
+            buffer_type = gge::kernel_buffer_type(index_of_kernel(type, kernel));
+        }
+        auto product = std::make_unique<Product>(shape, cpu.get(), buffer_type);
         const bool has_theirs = products.size() > products.count(ours);
         if (product->is_supported() && !(has_theirs && name != ours)) {
             product->set(weights);
@@ -147,11 +152,14 @@ auto compare_products(const std::string &type, int64_t n_out, int64_t n_in, int6
         }
     }
     std::map<std::string, std::pair<std::vector<double>, std::vector<float>>> found;
-    for (int32_t i = 0; i < n_rounds; ++i) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+    for (int32_t i = 0; i < n_rounds || std::chrono::steady_clock::now() < end; ++i) {
         for (const auto &[name, product] : products) {
             found[name].first.push_back(product->seconds());
-            found[name].second = product->values();
         }
+    }
+    for (const auto &[name, product] : products) {
+        found[name].second = product->values();
     }
     return found;
 }
@@ -160,5 +168,6 @@ auto compare_products(const std::string &type, int64_t n_out, int64_t n_in, int6
 
 void bind_products(py::module_ &m) {
     m.def("compare_products", &compare_products, py::arg("type"), py::arg("n_out"), py::arg("n_in"),
-          py::arg("n_tokens"), py::arg("n_threads"), py::arg("n_rounds"));
+          py::arg("n_tokens"), py::arg("n_threads"), py::arg("n_rounds"), py::arg("kernel") = "",
+          py::arg("seconds") = 0.0);
 }

@@ -41,13 +41,31 @@ def by_length() -> dict[str, list[str]]:
 def test_products_are_near_those_of_llama_cpp(kind, n_out, n_tokens, internals):
     if not internals.matmul_kernels(kind):
         pytest.skip(f"no kernel of ours for {kind} on this CPU")
-    found = internals.compare_products(
-        type=kind, n_out=n_out, n_in=512, n_tokens=n_tokens, n_threads=2, n_rounds=1
-    )
-    ours = np.array(found.pop("ggembed")[1])
-    ((_, theirs),) = found.values()
-    off = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-    assert 0 < off < 0.02  # both round activations to 8 bits, in blocks of 32 to 256
+    sizes = {"n_out": n_out, "n_in": 512, "n_tokens": n_tokens, "n_threads": 2, "n_rounds": 1}
+    for kernel in internals.matmul_kernels(kind):
+        found = internals.compare_products(type=kind, kernel=kernel, **sizes)
+        ours = np.array(found.pop("ggembed")[1])
+        ((_, theirs),) = found.values()
+        off = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+        assert 0 < off < 0.02  # both round activations to 8 bits, in blocks of 32 to 256
+
+
+def test_the_kernel_that_is_asked_for_multiplies(internals):
+    kernels = internals.matmul_kernels("F16")
+    if "avx512-bf16" not in kernels:
+        pytest.skip(f"this CPU has no two kernels for F16 whose results differ: {kernels}")
+    sizes = {"n_out": 48, "n_in": 64, "n_tokens": 3, "n_threads": 1, "n_rounds": 1}
+    found = [
+        internals.compare_products(type="F16", kernel=kernel, **sizes)["ggembed"][1]
+        for kernel in ["", *kernels]
+    ]
+    default, rounded, *whole = map(np.array, found)
+    np.testing.assert_array_equal(default, rounded)
+    for values in whole:
+        np.testing.assert_array_equal(values, whole[0])
+        assert not np.array_equal(values, rounded)
+    with pytest.raises(ValueError, match="this CPU has no kernel avx512-vnni for F16"):
+        internals.compare_products(type="F16", kernel="avx512-vnni", **sizes)
 
 
 @pytest.mark.parametrize("level", LEVELS)
