@@ -63,17 +63,20 @@ size_t n_in(const ggml_tensor *weights) {
 }
 
 // Panels and tokens are shared out in rectangles: weights that stay in a core's cache while tokens pass by, and enough
-// rectangles for threads of unequal speed.
+// rectangles for threads of unequal speed. Beside few tokens weights are read once, by some panels at a time.
 struct Shares {
     static constexpr size_t cache_bytes = 256 << 10;
     static constexpr size_t shares_per_thread = 4;
+    static constexpr size_t few_tokens = 3;
     static constexpr size_t token_step = 56; // tokens of a share are a multiple of it: some tiles of a kernel
 
     Shares(const MatmulKernel &kernel, const MatmulTask &task, size_t n_threads)
         : all_panels(n_panels(kernel, task.n_out)) {
-        const size_t n_wanted = n_threads == 1 ? 1 : n_threads * shares_per_thread;
+        const bool is_few = task.n_tokens <= few_tokens;
+        const size_t n_wanted = n_threads == 1 ? 1 : n_threads * shares_per_thread / (is_few ? 2 : 1);
         const size_t panel_bytes = kernel.packed_size(kernel.n_panel, task.n_in);
-        n_panels_each = std::clamp<size_t>(cache_bytes / panel_bytes, 1, std::max<size_t>(1, all_panels / n_wanted));
+        n_panels_each = std::clamp<size_t>(is_few ? all_panels : cache_bytes / panel_bytes, 1,
+                                           std::max<size_t>(1, all_panels / n_wanted));
         n_columns = (all_panels + n_panels_each - 1) / n_panels_each;
         const size_t n_parts = (n_wanted + n_columns - 1) / n_columns;
         n_tokens_each = round_up((task.n_tokens + n_parts - 1) / n_parts, token_step);

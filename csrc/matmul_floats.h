@@ -49,37 +49,68 @@ template <typename Isa, typename Weight> struct FloatProducts {
         }
     }
 
-    template <size_t n> static void multiply(const Tile &tile) {
-        Floats sums[n][n_vectors];
+    template <size_t n, size_t n_panels = 1> static void multiply(const Tile &tile) {
+        constexpr size_t n_sums = n_panels * n_vectors; // of a token
+        Floats sums[n][n_sums];
         for (auto &sum : sums) {
             for (auto &vector : sum) {
                 vector = Isa::zeros();
             }
         }
         const auto *weights = reinterpret_cast<const Weight *>(tile.panel);
+        const size_t panel_values = tile.n_in * n_panel;
+        const auto read_weight = [&](size_t j) {
+            return Isa::read(weights + j / n_vectors * panel_values + j % n_vectors * Isa::width);
+        };
         for (size_t k = 0; k < tile.n_in; ++k, weights += n_panel) {
-            Floats w[n_vectors];
-            for (size_t j = 0; j < n_vectors; ++j) {
-                w[j] = Isa::read(weights + j * Isa::width);
-            }
-#pragma GCC unroll 14
-            for (size_t t = 0; t < n; ++t) {
+            const auto read_input = [&](size_t t) {
                 float value = 0.0F;
                 std::memcpy(&value, tile.inputs + t * tile.input_size + k * sizeof value, sizeof value);
-                const Floats x = Isa::all(value);
+                return Isa::all(value);
+            };
+            // The fewer of both stay in registers.
+            if constexpr (n < n_sums) {
+                Floats x[n];
+#pragma GCC unroll 4
+                for (size_t t = 0; t < n; ++t) {
+                    x[t] = read_input(t);
+                }
+#pragma GCC unroll 8
+                for (size_t j = 0; j < n_sums; ++j) {
+                    const Floats w = read_weight(j);
+#pragma GCC unroll 4
+                    for (size_t t = 0; t < n; ++t) {
+                        sums[t][j] = Isa::multiply_add(w, x[t], sums[t][j]);
+                    }
+                }
+            } else {
+                Floats w[n_sums];
+                for (size_t j = 0; j < n_sums; ++j) {
+                    w[j] = read_weight(j);
+                }
+#pragma GCC unroll 14
+                for (size_t t = 0; t < n; ++t) {
+                    const Floats x = read_input(t);
 #pragma GCC unroll 2
-                for (size_t j = 0; j < n_vectors; ++j) {
-                    sums[t][j] = Isa::multiply_add(w[j], x, sums[t][j]);
+                    for (size_t j = 0; j < n_sums; ++j) {
+                        sums[t][j] = Isa::multiply_add(w[j], x, sums[t][j]);
+                    }
                 }
             }
         }
-        for (size_t j = 0; j < n_vectors && j * Isa::width < tile.n_out; ++j) {
+        for (size_t j = 0; j < n_sums && j * Isa::width < tile.n_out; ++j) {
             for (size_t t = 0; t < n; ++t) {
                 Isa::store(tile.out + t * tile.out_stride + j * Isa::width, sums[t][j], tile.n_out - j * Isa::width);
             }
         }
     }
 };
+
+template <typename Isa, typename Weight> constexpr size_t enough_tokens<FloatProducts<Isa, Weight>> = 5;
+template <typename Isa, typename Weight, size_t n>
+constexpr size_t panels_at_once<FloatProducts<Isa, Weight>, n> = n == 1  ? 4
+                                                                 : n < 4 ? 2
+                                                                         : 1;
 
 template <typename Isa, typename Weight> constexpr MatmulKernel float_kernel() {
     using P = FloatProducts<Isa, Weight>;
