@@ -87,33 +87,43 @@ struct Products {
     // An odd number of lines, so that the tokens of a tile do not all fall into the same places of the cache.
     static size_t input_size(size_t n_in) { return ((n_pairs(n_in) * pair + line - 1) / line | 1U) * line; }
 
-    template <size_t n> static void multiply(const Tile &tile) {
-        __m512 sums[n][2];
+    template <size_t n, size_t n_panels = 1> static void multiply(const Tile &tile) {
+        constexpr size_t n_sums = 2 * n_panels; // of a token
+        __m512 sums[n][n_sums];
         for (auto &sum : sums) {
-            sum[0] = _mm512_setzero_ps();
-            sum[1] = _mm512_setzero_ps();
+            for (auto &vector : sum) {
+                vector = _mm512_setzero_ps();
+            }
         }
+        const size_t panel_bytes = panel_size(tile.n_in);
         for (size_t k = 0; k < n_pairs(tile.n_in); ++k) {
-            const char *weights = tile.panel + k * n_panel * pair;
-            const auto w0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights));
-            const auto w1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights + line));
+            __m512bh w[n_sums];
+#pragma GCC unroll 8
+            for (size_t j = 0; j < n_sums; ++j) {
+                const char *weights = tile.panel + j / 2 * panel_bytes + (2 * k + j % 2) * line;
+                w[j] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights));
+            }
 #pragma GCC unroll 14
             for (size_t t = 0; t < n; ++t) {
                 int32_t values = 0;
                 std::memcpy(&values, tile.inputs + t * tile.input_size + k * pair, pair);
                 const auto x = reinterpret_cast<__m512bh>(_mm512_set1_epi32(values));
-                sums[t][0] = _mm512_dpbf16_ps(sums[t][0], w0, x);
-                sums[t][1] = _mm512_dpbf16_ps(sums[t][1], w1, x);
+#pragma GCC unroll 8
+                for (size_t j = 0; j < n_sums; ++j) {
+                    sums[t][j] = _mm512_dpbf16_ps(sums[t][j], w[j], x);
+                }
             }
         }
-        const __mmask16 mask0 = first(tile.n_out);
-        const __mmask16 mask1 = tile.n_out > width ? first(tile.n_out - width) : __mmask16{0};
-        for (size_t t = 0; t < n; ++t) {
-            _mm512_mask_storeu_ps(tile.out + t * tile.out_stride, mask0, sums[t][0]);
-            _mm512_mask_storeu_ps(tile.out + t * tile.out_stride + width, mask1, sums[t][1]);
+        for (size_t j = 0; j < n_sums && j * width < tile.n_out; ++j) {
+            const __mmask16 mask = first(tile.n_out - j * width);
+            for (size_t t = 0; t < n; ++t) {
+                _mm512_mask_storeu_ps(tile.out + t * tile.out_stride + j * width, mask, sums[t][j]);
+            }
         }
     }
 };
+
+template <size_t n> constexpr size_t panels_at_once<Products, n> = n == 1 ? 4 : n < 6 ? 2 : 1;
 
 template <typename From> constexpr MatmulKernel bf16_kernel() {
     return {"avx512-bf16",        n_panel, packed_size<Products>,   pack<From>,
