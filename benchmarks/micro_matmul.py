@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Any
 
 import report
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 ROOT = Path(__file__).parents[1]
 OURS = "ggembed"
@@ -131,7 +132,7 @@ def measure(
 
 
 def lines(module: ModuleType, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What is measured."""
+    """What is measured: of each shape, the types whose blocks fit its rows."""
     for shape, n_tokens, n_threads, kind in itertools.product(
         args.shape.split(","),
         map(int, args.tokens.split(",")),
@@ -139,6 +140,8 @@ def lines(module: ModuleType, args: argparse.Namespace) -> Iterator[dict[str, An
         args.types or TYPES,
     ):
         n_out, n_in = map(int, shape.split("x"))
+        if n_in % GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0] != 0:
+            continue
         for kernel in kernels(module, kind, args.kernel):
             line = {"type": kind, "shape": shape, "n_out": n_out, "n_in": n_in, "kernel": kernel}
             yield line | {"n_tokens": n_tokens, "n_threads": n_threads, "cpu": cpu_of(args.build)}

@@ -124,6 +124,11 @@ auto compare_products(const std::string &type, int64_t n_out, int64_t n_in, int6
                       int32_t n_rounds, const std::string &kernel, double seconds) {
     gge::llama_devices(); // ggml must not start before our kernels are known to it
     const Shape shape{type_of(type), n_out, n_in, n_tokens};
+    if (n_in % ggml_blck_size(shape.type) != 0) {
+        throw std::invalid_argument("rows of " + type + " have a multiple of " +
+                                    std::to_string(ggml_blck_size(shape.type)) + " values, not " +
+                                    std::to_string(n_in));
+    }
     const Handle<ggml_backend, ggml_backend_free> cpu(ggml_backend_cpu_init());
     ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
     const Handle<ggml_threadpool, ggml_threadpool_free> pool(ggml_threadpool_new(&params));

@@ -66,6 +66,8 @@ def test_the_kernel_that_is_asked_for_multiplies(internals):
         assert not np.array_equal(values, rounded)
     with pytest.raises(ValueError, match="this CPU has no kernel avx512-vnni for F16"):
         internals.compare_products(type="F16", kernel="avx512-vnni", **sizes)
+    with pytest.raises(ValueError, match="rows of Q4_K have a multiple of 256 values, not 64"):
+        internals.compare_products(type="Q4_K", **sizes)
 
 
 @pytest.mark.parametrize("level", LEVELS)
