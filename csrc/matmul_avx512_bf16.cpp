@@ -1,6 +1,6 @@
 // Products in bfloat16 with float sums (AVX-512 BF16). Weights lie in panels of 32 rows, in which the pairs of values
-// that vdpbf16ps takes stand row beside row; one panel meets up to 14 tokens, whose sums fill the registers. Halves
-// become bfloat16 when they are packed: 8 bits of their 11, as the activations have.
+// that vdpbf16ps takes stand row beside row; one panel meets up to 14 tokens, whose sums fill the registers, or some
+// panels meet one to five. Halves become bfloat16 when they are packed: 8 bits of their 11, as the activations have.
 #include "matmul_tiles.h"
 
 #include <immintrin.h>
@@ -123,7 +123,7 @@ struct Products {
     }
 };
 
-template <size_t n> constexpr size_t panels_at_once<Products, n> = n == 1 ? 4 : n < 6 ? 2 : 1;
+template <size_t n> constexpr size_t panels_at_once<Products, n> = n == 1 ? 4 : (n < 6 ? 2 : 1);
 
 template <typename From> constexpr MatmulKernel bf16_kernel() {
     return {"avx512-bf16",        n_panel, packed_size<Products>,   pack<From>,

@@ -1,6 +1,6 @@
 // Products in float, for any kind of vectors. Weights lie in panels of n_vectors vectors of rows, of each value of a row
 // beside those of the other rows, in the type that they have in the file; they become floats when they are read. One
-// panel meets as many tokens as the registers hold sums of.
+// panel meets as many tokens as the registers hold sums of; one to three tokens meet several panels.
 //
 // Isa has the vectors. All results are the same to the last bit.
 #pragma once
@@ -49,6 +49,12 @@ template <typename Isa, typename Weight> struct FloatProducts {
         }
     }
 
+    static Floats input(const Tile &tile, size_t t, size_t k) {
+        float value = 0.0F;
+        std::memcpy(&value, tile.inputs + t * tile.input_size + k * sizeof value, sizeof value);
+        return Isa::all(value);
+    }
+
     template <size_t n, size_t n_panels = 1> static void multiply(const Tile &tile) {
         constexpr size_t n_sums = n_panels * n_vectors; // of a token
         Floats sums[n][n_sums];
@@ -58,26 +64,20 @@ template <typename Isa, typename Weight> struct FloatProducts {
             }
         }
         const auto *weights = reinterpret_cast<const Weight *>(tile.panel);
-        const size_t panel_values = tile.n_in * n_panel;
-        const auto read_weight = [&](size_t j) {
-            return Isa::read(weights + j / n_vectors * panel_values + j % n_vectors * Isa::width);
+        const auto weight = [&](size_t j) {
+            return Isa::read(weights + j / n_vectors * tile.n_in * n_panel + j % n_vectors * Isa::width);
         };
         for (size_t k = 0; k < tile.n_in; ++k, weights += n_panel) {
-            const auto read_input = [&](size_t t) {
-                float value = 0.0F;
-                std::memcpy(&value, tile.inputs + t * tile.input_size + k * sizeof value, sizeof value);
-                return Isa::all(value);
-            };
             // The fewer of both stay in registers.
             if constexpr (n < n_sums) {
                 Floats x[n];
 #pragma GCC unroll 4
                 for (size_t t = 0; t < n; ++t) {
-                    x[t] = read_input(t);
+                    x[t] = input(tile, t, k);
                 }
 #pragma GCC unroll 8
                 for (size_t j = 0; j < n_sums; ++j) {
-                    const Floats w = read_weight(j);
+                    const Floats w = weight(j);
 #pragma GCC unroll 4
                     for (size_t t = 0; t < n; ++t) {
                         sums[t][j] = Isa::multiply_add(w, x[t], sums[t][j]);
@@ -86,11 +86,11 @@ template <typename Isa, typename Weight> struct FloatProducts {
             } else {
                 Floats w[n_sums];
                 for (size_t j = 0; j < n_sums; ++j) {
-                    w[j] = read_weight(j);
+                    w[j] = weight(j);
                 }
 #pragma GCC unroll 14
                 for (size_t t = 0; t < n; ++t) {
-                    const Floats x = read_input(t);
+                    const Floats x = input(tile, t, k);
 #pragma GCC unroll 2
                     for (size_t j = 0; j < n_sums; ++j) {
                         sums[t][j] = Isa::multiply_add(w[j], x, sums[t][j]);
@@ -106,11 +106,10 @@ template <typename Isa, typename Weight> struct FloatProducts {
     }
 };
 
+// Two sums of each token: eight and more are added to while none is waited for.
 template <typename Isa, typename Weight> constexpr size_t enough_tokens<FloatProducts<Isa, Weight>> = 5;
 template <typename Isa, typename Weight, size_t n>
-constexpr size_t panels_at_once<FloatProducts<Isa, Weight>, n> = n == 1  ? 4
-                                                                 : n < 4 ? 2
-                                                                         : 1;
+constexpr size_t panels_at_once<FloatProducts<Isa, Weight>, n> = n == 1 ? 4 : (n < 4 ? 2 : 1);
 
 template <typename Isa, typename Weight> constexpr MatmulKernel float_kernel() {
     using P = FloatProducts<Isa, Weight>;

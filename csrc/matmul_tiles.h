@@ -1,5 +1,5 @@
 // How every kernel goes through its panels and tokens: in tiles, of one panel and as many tokens as the registers hold
-// sums of.
+// sums of, or of some panels and few tokens.
 #pragma once
 
 #include "matmul.h"
@@ -28,7 +28,7 @@ inline size_t count_panels(size_t n_out, size_t n_panel) {
 // Panels that meet n tokens at once: more than one where the sums are so few that they would wait for each other.
 template <typename Products, size_t n> constexpr size_t panels_at_once = 1;
 
-// A tile of fewer tokens, though more would be there, has sums that wait for each other.
+// No tile has fewer tokens while there are more.
 template <typename Products> constexpr size_t enough_tokens = 1;
 
 template <typename Products, size_t n, size_t n_panels>
