@@ -1,10 +1,9 @@
 // One engine with a copy of the model on each of several devices.
 #include "check.h"
-#include "fake_engine.h"
+#include "fake_crowd.h"
 #include "fake_media.h"
 
 #include <cmath>
-#include <random>
 
 using namespace gge;
 using fake::raw;
@@ -406,63 +405,9 @@ TEST(a_call_with_media_is_computed_by_one_copy_at_a_time) {
     CHECK_EQ(three.engine->stats().n_texts, 4 * 5 * 10);
 }
 
-// Waiting calls, requests, aborts, and in the end a close in the midst of it.
 TEST(rows_of_many_threads_are_those_of_calls_on_their_own) {
     for (const auto kind : {causal, cacheless}) {
-        Setup s(kind, 3);
-        std::atomic<int> n_wrong{0};
-        std::atomic<int> n_right{0};
-        std::atomic<bool> closes{false};
-        const auto is_right = [](const Inputs &texts, const std::vector<float> &out) {
-            for (size_t i = 0; i < texts.size(); ++i) {
-                const auto n = static_cast<float>(texts[i].size());
-                if (out[4 * i] != static_cast<float>(texts[i].back()) || out[4 * i + 1] != n - 1 ||
-                    out[4 * i + 2] != n) {
-                    return false;
-                }
-            }
-            return true;
-        };
-        std::vector<std::thread> threads;
-        for (uint64_t seed = 0; seed < 8; ++seed) {
-            threads.emplace_back([&, seed] {
-                std::mt19937_64 random(seed);
-                try {
-                    while (!closes || random() % 50 > 0) {
-                        Inputs texts(1 + random() % 20);
-                        for (auto &text : texts) {
-                            const uint64_t most = random() % 30 == 0 ? 100 : 16;
-                            text = sequence(static_cast<int32_t>(random() % 100),
-                                            static_cast<int32_t>(1 + random() % most));
-                        }
-                        if (random() % 2 == 0) {
-                            (is_right(texts, s.encode(s.tokens(texts))) ? n_right : n_wrong) += 1;
-                            continue;
-                        }
-                        Request request(s, texts);
-                        const bool aborts = random() % 3 == 0;
-                        if (aborts) {
-                            request.abort();
-                        }
-                        const gge_status status = request.finish();
-                        const bool right = status == GGE_OK && is_right(texts, request.out);
-                        (right || (aborts && status == GGE_E_ABORTED) || (closes && status == GGE_E_CLOSED)
-                             ? n_right
-                             : n_wrong) += 1;
-                    }
-                } catch (const Error &e) {
-                    n_wrong += closes && e.status() == GGE_E_CLOSED ? 0 : 1;
-                }
-            });
-        }
-        while (n_right < 300) {
-            std::this_thread::yield();
-        }
-        closes = true;
-        s.engine->close();
-        for (std::thread &thread : threads) {
-            thread.join();
-        }
-        CHECK_EQ(n_wrong.load(), 0);
+        const Setup s(kind, 3);
+        fake::Crowd(s, 20).run(8, 300);
     }
 }

@@ -1,9 +1,8 @@
 // What callers of one engine have to do with each other.
 #include "check.h"
-#include "fake_engine.h"
+#include "fake_crowd.h"
 
 #include <cmath>
-#include <random>
 
 using namespace gge;
 using fake::raw;
@@ -506,83 +505,9 @@ TEST(counters_tell_what_was_done_and_what_waits) {
     CHECK_EQ(s.engine->stats().seconds_computing, stats.seconds_computing);
 }
 
-namespace {
-
-// The rows that a call on its own gives, but for the number of sequences in the micro-batch.
-std::vector<float> alone(const Inputs &texts) {
-    std::vector<float> rows;
-    for (const auto &text : texts) {
-        const auto n = static_cast<float>(text.size());
-        rows.insert(rows.end(), {static_cast<float>(text.back()), n - 1, n});
-    }
-    return rows;
-}
-
-std::vector<float> without_company(const std::vector<float> &out) {
-    std::vector<float> rows;
-    for (size_t i = 0; i < out.size(); ++i) {
-        if (i % 4 != 3) {
-            rows.push_back(out[i]);
-        }
-    }
-    return rows;
-}
-
-Inputs random_texts(std::mt19937_64 &random) {
-    Inputs texts(1 + random() % 6);
-    for (auto &text : texts) {
-        text = sequence(static_cast<int32_t>(random() % 100),
-                        static_cast<int32_t>(1 + random() % (random() % 20 == 0 ? 100 : 14)));
-    }
-    return texts;
-}
-
-} // namespace
-
-// Waiting calls, requests, aborts, and in the end a close in the midst of it.
 TEST(rows_of_many_threads_are_those_of_calls_on_their_own) {
     for (const auto kind : {causal, cacheless}) {
-        Setup s(small(), kind);
-        std::atomic<int> n_wrong{0};
-        std::atomic<int> n_right{0};
-        std::atomic<bool> closes{false};
-        std::vector<std::thread> threads;
-        for (uint64_t seed = 0; seed < 16; ++seed) {
-            threads.emplace_back([&, seed] {
-                std::mt19937_64 random(seed);
-                try {
-                    for (int round = 0; round < 60; ++round) {
-                        const Inputs texts = random_texts(random);
-                        if (random() % 2 == 0) {
-                            const bool right = without_company(s.encode(s.tokens(texts))) == alone(texts);
-                            (right ? n_right : n_wrong) += 1;
-                            continue;
-                        }
-                        Request request(s, texts);
-                        const bool aborts = random() % 3 == 0;
-                        if (aborts) {
-                            request.abort();
-                        }
-                        const gge_status status = request.finish();
-                        const bool right = status == GGE_OK && without_company(request.out) == alone(texts);
-                        (right || (aborts && status == GGE_E_ABORTED) || (closes && status == GGE_E_CLOSED)
-                             ? n_right
-                             : n_wrong) += 1;
-                    }
-                } catch (const Error &e) {
-                    n_wrong += closes && e.status() == GGE_E_CLOSED ? 0 : 1;
-                }
-            });
-        }
-        while (n_right < 600) {
-            std::this_thread::yield();
-        }
-        closes = true;
-        s.engine->close();
-        for (std::thread &thread : threads) {
-            thread.join();
-        }
-        CHECK_EQ(n_wrong.load(), 0);
-        CHECK(n_right >= 600);
+        const Setup s(small(), kind);
+        fake::Crowd(s, 6).run(16, 600);
     }
 }
