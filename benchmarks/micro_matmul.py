@@ -9,7 +9,8 @@ Both are ops of a graph, what is done to the activations included, and take turn
 of each counts. llama.cpp's are those that it would choose for the weights: repacked, or as in the
 file. An operation is a multiplication or an addition. PyTorch has a process of its own, whose turns
 stand before and after ours; it computes in bfloat16 what we do with F16 and BF16, in float what we
-do with F32, and quantised weights in dynamic int8. Needs a build with GGEMBED_BUILD_TESTS.
+do with F32, and quantised weights in dynamic int8. What it needs for a call counts, which weighs
+for few tokens. Needs a build with GGEMBED_BUILD_TESTS.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class Torch(AbstractContextManager["Torch"]):
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(turn), file=self._process.stdin, flush=True)
-        return float(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit("PyTorch's process ended")
+        return float(answer)
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
@@ -171,7 +175,8 @@ def main() -> None:
     print(report.table(results, columns))
     if not args.no_save:
         suffix = f"-matmul{args.label}"
-        saved = report.save(results, sys.argv[1:], script="micro_matmul.py", suffix=suffix)
+        given = [re.sub(r"[^,=]*/", "", arg) for arg in sys.argv[1:]]  # no folders of this machine
+        saved = report.save(results, given, script="micro_matmul.py", suffix=suffix)
         saved.with_suffix(".md").write_text(report.markdown(results, columns), "utf-8")
         print(f"saved {saved}")
 
