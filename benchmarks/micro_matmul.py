@@ -75,11 +75,11 @@ class Torch(AbstractContextManager["Torch"]):
         """The fastest round of a turn."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(turn), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit("PyTorch's process ended")
-        return float(answer)
+        try:
+            print(json.dumps(turn), file=self._process.stdin, flush=True)
+            return float(self._process.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            raise SystemExit("the process with torch ended") from None
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
