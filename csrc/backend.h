@@ -61,6 +61,7 @@ struct ModelFacts {
     std::set<int32_t> token_adapters; // of these, those that change the rows of tokens; numbered from 1
     int32_t n_gpu_layers = 0;
     std::string cpu_kernels; // our own that weights are held for
+    std::vector<gge_weights> weights;
     int64_t n_params = 0;
     int64_t tensor_bytes = 0;
     int64_t file_bytes = 0;

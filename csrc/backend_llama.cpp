@@ -779,6 +779,7 @@ private:
         facts_.n_ctx_train = llama_model_n_ctx_train(m);
         facts_.n_params = static_cast<int64_t>(llama_model_n_params(m));
         facts_.tensor_bytes = static_cast<int64_t>(llama_model_size(m));
+        read_weights(m, facts_);
         facts_.has_state = llama_model_is_recurrent(m) || llama_model_is_hybrid(m);
         facts_.has_mrope = has_mrope(m);
         if (!takes_rows(facts_.architecture) || llama_model_n_embd_inp(m) != facts_.n_embd) {
@@ -1027,7 +1028,6 @@ OpenedModel open_model(const std::string &path, const std::vector<Device> &devic
     if (!without_weights) {
         load_adapters(opened.model.get(), opened.adapters);
     }
-    opened.cpu_kernels = CpuKernels::used();
     const int32_t n_layers = llama_model_n_layer(opened.model.get()) + 1; // upstream counts the output layer too
     opened.n_gpu_layers = p.n_gpu_layers < 0 ? n_layers : std::min(p.n_gpu_layers, n_layers);
     return opened;
@@ -1050,7 +1050,6 @@ std::unique_ptr<BackendModel> load_opened(const std::string &path, const std::ve
     }
     loaded->load(options, devices.front()); // its errors name the projector file
     loaded->facts().n_gpu_layers = opened.n_gpu_layers;
-    loaded->facts().cpu_kernels = opened.cpu_kernels;
     loaded->facts().file_bytes = opened.files.bytes;
     return loaded;
 }

@@ -104,7 +104,6 @@ struct OpenedModel {
     ModelPtr model;
     std::vector<Adapter> adapters; // freed with the model; not loaded without weights
     int32_t n_gpu_layers = 0;
-    std::string cpu_kernels;
 };
 
 // Checks the files and has upstream load them; without_weights: the tensors exist, but have no memory.
@@ -156,6 +155,9 @@ void check_shape(const llama_model *model);
 
 // Opens the metadata of a GGUF file; tensors: receives their shapes, to be freed by the caller. Throws Error.
 GgufPtr open_gguf(const std::string &path, ggml_context **tensors = nullptr);
+
+// Fills in what the weights of each type take, loaded or not, and for which of our kernels they are packed.
+void read_weights(const llama_model *model, ModelFacts &facts);
 
 // What a context holds, its output buffer as it is for that many tokens.
 gge_memory memory_of(llama_context *context, int64_t n_outputs);

@@ -1,12 +1,15 @@
 // GGUF files as such: what is looked at before upstream gets to see a file, and the memory that a model needs.
 #include "backend_llama.h"
 
+#include "backend_llama_matmul.h"
 #include "backend_llama_towers.h"
 
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
 #include <src/llama-ext.h>
+#include <src/llama-model.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -234,6 +237,31 @@ void RowTable::read(const int32_t *indices, size_t n, float *rows) {
 
 // ---------------------------------------------------------------- memory
 
+void read_weights(const llama_model *model, ModelFacts &facts) {
+    std::map<std::pair<ggml_type, std::string>, std::pair<size_t, size_t>> sizes; // in the file, in memory
+    std::set<std::string> kernels;
+    for (const auto &[name, tensor] : llama_internal_get_tensor_map(model)) {
+        const std::string kernel = packed_for(tensor);
+        auto &[in_file, in_memory] = sizes[{tensor->type, kernel}];
+        in_file += ggml_nbytes(tensor);
+        in_memory += ggml_backend_buffer_get_alloc_size(tensor->buffer, tensor);
+        kernels.insert(kernel);
+    }
+    for (const auto &[what, bytes] : sizes) {
+        gge_weights &weights = facts.weights.emplace_back();
+        copy_string(weights.type, ggml_type_name(what.first));
+        copy_string(weights.kernel, what.second);
+        weights.file_bytes = static_cast<int64_t>(bytes.first);
+        weights.memory_bytes = static_cast<int64_t>(bytes.second);
+    }
+    std::stable_sort(facts.weights.begin(), facts.weights.end(),
+                     [](const gge_weights &a, const gge_weights &b) { return a.file_bytes > b.file_bytes; });
+    kernels.erase("");
+    for (const std::string &name : kernels) {
+        facts.cpu_kernels += (facts.cpu_kernels.empty() ? "" : ", ") + name;
+    }
+}
+
 gge_memory memory_of(llama_context *context, int64_t n_outputs) {
     gge_memory memory{};
     for (const auto &[type, bytes] : llama_get_memory_breakdown(context)) {
@@ -272,6 +300,7 @@ ModelFacts facts_for_size(llama_model *model, const ModelFiles &files, bool on_c
     facts.n_ctx_train = llama_model_n_ctx_train(model);
     facts.has_state = llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
     read_cache(model, on_cpu, facts);
+    read_weights(model, facts);
     return facts;
 }
 

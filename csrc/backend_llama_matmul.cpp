@@ -15,7 +15,6 @@ namespace {
 
 // Of the model that this thread loads.
 thread_local bool excluded = false;
-thread_local std::set<std::string> used_kernels;
 
 constexpr std::pair<ggml_type, WeightType> types[] = {
     {GGML_TYPE_Q4_0, WeightType::q4_0},     {GGML_TYPE_Q4_1, WeightType::q4_1}, {GGML_TYPE_Q5_0, WeightType::q5_0},
@@ -209,7 +208,6 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
             }
             const MatmulKernel *kernel = kernel_of(t);
             kernel->pack(data, n_out(t), n_in(t), t->data);
-            used_kernels.insert(kernel->name);
         };
         buffer->iface.get_tensor = nullptr;
         buffer->iface.cpy_tensor = nullptr;
@@ -236,20 +234,14 @@ void add_cpu_kernels() {
 
 CpuKernels::CpuKernels(bool allowed) noexcept {
     excluded = !allowed;
-    used_kernels.clear();
 }
 
 CpuKernels::~CpuKernels() {
     excluded = false;
-    used_kernels.clear();
 }
 
-std::string CpuKernels::used() {
-    std::string names;
-    for (const std::string &name : used_kernels) {
-        names += (names.empty() ? "" : ", ") + name;
-    }
-    return names;
+std::string packed_for(const ggml_tensor *weights) {
+    return PackedWeights::is_packed(weights) ? kernel_of(weights)->name : "";
 }
 
 } // namespace gge

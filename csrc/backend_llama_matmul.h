@@ -17,10 +17,10 @@ public:
     ~CpuKernels();
     CpuKernels(const CpuKernels &) = delete;
     CpuKernels &operator=(const CpuKernels &) = delete;
-
-    // The kernels that weights were packed for since, separated by ", ".
-    static std::string used();
 };
+
+// Name of our kernel that weights are packed for, or empty.
+std::string packed_for(const ggml_tensor *weights);
 
 // Where our kernel for such weights of a tower reads them, which loses no bits of halves: towers with gated layers miss
 // them, 2e-4 in the cosine of a tiny one. NULL if there is none.

@@ -48,6 +48,7 @@ gge_memory estimate(const std::string &path, const std::vector<Device> &devices,
             fit_limit(budget, options, device, measure);
         }
         needs = measure(budget.session_for(budget.n_room, budget.first.rank));
+        write_weights(needs, facts.weights);
     });
     return needs;
 }
@@ -62,6 +63,8 @@ gge_memory estimate(const std::string &path, const LoadOptions &load, const Engi
     gge_memory sum{};
     for (const Device &device : choice.devices) {
         const gge_memory own = estimate(path, {device}, load, options);
+        sum.n_weights = own.n_weights;
+        std::copy(std::begin(own.weights), std::end(own.weights), std::begin(sum.weights));
         for (const auto part : {&gge_memory::weights_device, &gge_memory::weights_host, &gge_memory::cache_device,
                                 &gge_memory::cache_host, &gge_memory::compute_device, &gge_memory::compute_host,
                                 &gge_memory::output_host}) {

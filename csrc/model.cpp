@@ -149,6 +149,7 @@ gge_model_info Model::info() const {
     copy_string(info.device, names_of(device_.devices));
     copy_string(info.device_reason, device_.reason);
     copy_string(info.cpu_kernels, f.cpu_kernels);
+    write_weights(info, f.weights);
     return info;
 }
 

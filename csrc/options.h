@@ -138,4 +138,10 @@ template <size_t N> void copy_string(char (&to)[N], const std::string &from) {
     std::copy_n(from.begin(), std::min(from.size(), N - 1), to);
 }
 
+// Into a zeroed struct; there are more places than pairs of types and kernels.
+template <typename T> void write_weights(T &to, const std::vector<gge_weights> &from) {
+    to.n_weights = static_cast<int32_t>(std::min(from.size(), std::size(to.weights)));
+    std::copy_n(from.begin(), to.n_weights, std::begin(to.weights));
+}
+
 } // namespace gge

@@ -217,6 +217,14 @@ enum {
 typedef int32_t gge_attention;
 enum { GGE_ATTENTION_DEFAULT = 0, GGE_ATTENTION_CAUSAL = 1, GGE_ATTENTION_BIDIRECTIONAL = 2 };
 
+/* The weights of a model that have one type and are computed with by one kernel; without adapters and encoders. */
+typedef struct gge_weights {
+    char type[16];        /* of the file, by GGUF's name: "q4_K", "f16" */
+    char kernel[32];      /* ggembed's own that they are packed for, a name of gge_model_info.cpu_kernels; else empty */
+    int64_t file_bytes;   /* in the file */
+    int64_t memory_bytes; /* where they are held: as many, unless they are packed */
+} gge_weights;
+
 typedef struct gge_model_info {
     size_t struct_size;
     gge_pooling pooling;     /* what GGE_POOLING_DEFAULT means for this model; never DEFAULT */
@@ -251,6 +259,9 @@ typedef struct gge_model_info {
     int32_t n_adapters;    /* adapters loaded with the model */
     char cpu_kernels[128]; /* ggembed's own kernels that weights on the CPU are held for, separated by ", ":
                                  "avx512-bf16"; empty if llama.cpp's do all */
+    int32_t n_weights;
+    int32_t reserved_1;
+    gge_weights weights[64]; /* [n_weights], those with the most bytes in the file first */
 } gge_model_info;
 
 /* Fills *out. Statuses: GGE_E_INVALID. Any thread. */
@@ -748,6 +759,9 @@ typedef struct gge_memory {
                                run whole, and passes of media encoders over n_tower_batch rows */
     int64_t compute_host;
     int64_t output_host; /* rows and logits that llama.cpp and the encoders keep */
+    int32_t n_weights;
+    int32_t reserved;
+    gge_weights weights[64]; /* gge_model_info.weights of the model once loaded; of one copy */
 } gge_memory;
 
 /*

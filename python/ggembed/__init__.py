@@ -33,7 +33,7 @@ from .media import Audio, Image, MediaLimits, Pdf, Video
 from .quantization import calibration_ranges, quantize_embeddings
 from .results import Encoded, TokenRows
 from .scores import maxsim, similarity
-from .types import Attention, DeviceInfo, EngineStats, ModelInfo, Pooling, TowerInfo
+from .types import Attention, DeviceInfo, EngineStats, ModelInfo, Pooling, TowerInfo, Weights
 
 __all__ = [
     "AbortedError",
@@ -74,6 +74,7 @@ __all__ = [
     "TruncationWarning",
     "UnsupportedError",
     "Video",
+    "Weights",
     "__version__",
     "build_info",
     "calibration_ranges",

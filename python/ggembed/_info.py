@@ -13,7 +13,7 @@ from . import _native, profiles
 from ._prompts import Prompts
 from .errors import EmbedError
 from .profiles import MediaRules
-from .types import Attention, DeviceInfo, EngineStats, ModelInfo, Pooling, TowerInfo
+from .types import Attention, DeviceInfo, EngineStats, ModelInfo, Pooling, TowerInfo, Weights
 
 # Fields that ModelInfo takes from gge_model_info under the same name.
 _SAME = (
@@ -107,6 +107,7 @@ def engine_stats(engine: _native.Engine) -> EngineStats:
 def _of_file(found: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ModelInfo that the file decides."""
     facts: dict[str, Any] = {name: found[name] for name in _SAME}
+    facts["weights"] = tuple(Weights(**weights) for weights in found["weights"])
     facts.update({name: None if found[name] < 0 else found[name] for name in _TOKENS})
     facts.update(
         dict.fromkeys(_ENGINE, 0), cuda_graphs=None, cuda_graphs_reason="", memory_limit=None

@@ -16,6 +16,7 @@ from .files import MemoryEstimate, estimate, quantize
 from .findings import Finding, Similarity
 from .progress import ProgressBar
 from .tables import lines
+from .types import Weights
 
 ModelOf = Callable[[str | None], str | os.PathLike[str]]
 PrintTable = Callable[[Iterable[list[str]]], None]
@@ -117,6 +118,8 @@ def _estimate(args: argparse.Namespace, model_of: ModelOf, print_table: PrintTab
         print(json.dumps({**dataclasses.asdict(needs), **totals}, indent=2))
     else:
         print_table(_memory_rows(needs))
+        print()
+        print_table(weights_rows(needs.weights))
 
 
 def _memory_rows(needs: MemoryEstimate) -> Iterable[list[str]]:
@@ -129,6 +132,14 @@ def _memory_rows(needs: MemoryEstimate) -> Iterable[list[str]]:
         ("total", needs.total_host, needs.total_device),
     ):
         yield [name, f"{host / 2**20:,.1f}", f"{device / 2**20:,.1f}"]
+
+
+def weights_rows(weights: Iterable[Weights]) -> Iterable[list[str]]:
+    """A table of what the weights of each type take."""
+    yield ["weights", "kernel", "MiB in file", "MiB in memory"]
+    for w in weights:
+        sizes = (f"{size / 2**20:,.1f}" for size in (w.file_bytes, w.memory_bytes))
+        yield [w.type, w.kernel or "llama.cpp", *sizes]
 
 
 def _quantize(args: argparse.Namespace, model_of: ModelOf) -> None:

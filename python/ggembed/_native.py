@@ -235,11 +235,17 @@ class Library:
         return struct
 
     def fields(self, struct: Any) -> dict[str, Any]:
-        """A filled struct as a dict: char arrays become str."""
+        """A filled struct as a dict: char arrays become str, those of structs lists of dicts."""
+        kind = self.ffi.typeof(struct)
         values = {}
-        for name, field in self.ffi.typeof(struct).item.fields or ():
+        for name, field in (kind.item if kind.kind == "pointer" else kind).fields or ():
             value = getattr(struct, name)
-            values[name] = self.string(value) if field.type.kind == "array" else value
+            if field.type.kind != "array":
+                values[name] = value
+            elif field.type.item.kind == "struct":  # with their number beside them
+                values[name] = [self.fields(value[i]) for i in range(values[f"n_{name}"])]
+            else:
+                values[name] = self.string(value)
         return values
 
     def arm(self, opts: Any, call: Call) -> Any:
@@ -979,7 +985,7 @@ def quantize_levels() -> list[str]:
 
 def estimate(
     path: str, *, attention: str = "default", numbers: Mapping[str, int], **files: Unpack[Files]
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Fields of gge_memory: what a model and an engine would need."""
     lib = library()
     lib.follow_log_level()
@@ -990,4 +996,4 @@ def estimate(
     with lib.native_log.loading():
         check(lib.lib.gge_estimate(file, model, engine, out, err), err)
     del alive
-    return {name: size for name, size in lib.fields(out).items() if name != "struct_size"}
+    return lib.fields(out)

@@ -140,7 +140,8 @@ def _tokenize(args: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     with Embedder(_model(args.model), mmproj=args.mmproj) as embedder:
-        facts = dataclasses.asdict(embedder.info())
+        info = embedder.info()
+    facts = dataclasses.asdict(info)
     if args.json:
         print(json.dumps(facts, indent=2))
         return
@@ -149,6 +150,8 @@ def _info(args: argparse.Namespace) -> None:
             for tower in value:
                 known = {key: item for key, item in tower.items() if item}
                 _print_fields(f"{known.pop('modality')} tower", known)
+        elif name == "weights":
+            _print_table(_model_commands.weights_rows(info.weights))
         elif isinstance(value, dict) and value:
             _print_fields(name, value)
         else:

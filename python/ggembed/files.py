@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from . import _arguments, _native
 from . import mmproj as mmproj_files
 from ._calls import CPU_KERNELS, SPLITS, Progress, integer, one_of
-from .types import CpuKernels, Split
+from .types import CpuKernels, Split, Weights
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class MemoryEstimate:
         Buffers of the computation, for ``n_ubatch`` tokens at a time.
     output_host : int
         What llama.cpp keeps of the results.
+    weights : tuple of Weights
+        What the weights of each type take, of one copy, as ``Embedder.info().weights`` has it.
     """
 
     weights_device: int
@@ -36,6 +38,7 @@ class MemoryEstimate:
     compute_device: int
     compute_host: int
     output_host: int
+    weights: tuple[Weights, ...] = ()
 
     @property
     def total_device(self) -> int:
@@ -123,7 +126,9 @@ def estimate(
         mmproj=mmproj_files.files(mmproj),
         numbers=numbers,
     )
-    return MemoryEstimate(**found)
+    weights = tuple(Weights(**of_one) for of_one in found["weights"])
+    names = (field.name for field in fields(MemoryEstimate))
+    return MemoryEstimate(**{**{name: found[name] for name in names}, "weights": weights})
 
 
 def quantize_levels() -> tuple[str, ...]:

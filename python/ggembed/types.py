@@ -206,6 +206,27 @@ class TowerInfo:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The weights of a model that have one type and are computed with by one kernel.
+
+    Attributes
+    ----------
+    type : str
+        Type in the file, such as ``"q4_K"`` or ``"f16"``.
+    kernel : str
+        ggembed's own kernel that they are packed for, such as ``"avx512-vnni"``; empty for those
+        that llama.cpp computes with.
+    file_bytes, memory_bytes : int
+        What they take in the file, and where they are held.
+    """
+
+    type: str
+    kernel: str
+    file_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What an Embedder knows about its model and how it runs it.
 
@@ -255,6 +276,8 @@ class ModelInfo:
     cpu_kernels : str
         ggembed's own kernels for matrices that are in use, such as ``"avx512-bf16"``; empty if all
         are llama.cpp's.
+    weights : tuple of Weights
+        What the weights of each type take, without adapters and encoders; the most first.
     n_threads, n_ubatch, n_seq_max : int
         CPU threads, token budget of a micro-batch, most sequences packed into one.
     cuda_graphs : bool or None
@@ -331,6 +354,7 @@ class ModelInfo:
     device_reason: str
     n_gpu_layers: int
     cpu_kernels: str
+    weights: tuple[Weights, ...]
     n_threads: int
     n_ubatch: int
     n_seq_max: int

@@ -40,6 +40,12 @@ int main(void) {
     FIELD(gge_model_options, cpu_kernels);
     FIELD(gge_model_options, split);
 
+    SIZE(gge_weights);
+    FIELD(gge_weights, type);
+    FIELD(gge_weights, kernel);
+    FIELD(gge_weights, file_bytes);
+    FIELD(gge_weights, memory_bytes);
+
     SIZE(gge_model_info);
     FIELD(gge_model_info, struct_size);
     FIELD(gge_model_info, pooling);
@@ -71,6 +77,9 @@ int main(void) {
     FIELD(gge_model_info, n_cls_out);
     FIELD(gge_model_info, n_adapters);
     FIELD(gge_model_info, cpu_kernels);
+    FIELD(gge_model_info, n_weights);
+    FIELD(gge_model_info, reserved_1);
+    FIELD(gge_model_info, weights);
 
     SIZE(gge_tower_info);
     FIELD(gge_tower_info, struct_size);
@@ -204,5 +213,8 @@ int main(void) {
     FIELD(gge_memory, compute_device);
     FIELD(gge_memory, compute_host);
     FIELD(gge_memory, output_host);
+    FIELD(gge_memory, n_weights);
+    FIELD(gge_memory, reserved);
+    FIELD(gge_memory, weights);
     return 0;
 }

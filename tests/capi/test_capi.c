@@ -587,6 +587,9 @@ static void files_are_measured_and_quantised(const char *path) {
     CHECK(gge_estimate(NULL, NULL, NULL, &memory, &err) == GGE_E_INVALID);
     CHECK(gge_estimate("no/such.gguf", NULL, NULL, &memory, &err) == GGE_E_IO);
     CHECK(gge_estimate(path, NULL, NULL, &memory, &err) == GGE_OK && total_of(&memory) > 0);
+    CHECK(memory.n_weights > 0 && memory.weights[0].file_bytes >= memory.weights[memory.n_weights - 1].file_bytes);
+    CHECK(memory.weights[0].type[0] != '\0' && memory.weights[0].memory_bytes > 0);
+    CHECK(memory.n_weights == 64 || memory.weights[memory.n_weights].type[0] == '\0');
     engine.n_ctx = 8;
     CHECK(gge_estimate(path, NULL, &engine, &small, &err) == GGE_OK && total_of(&small) <= total_of(&memory));
     engine.n_ctx = 1 << 30;

@@ -16,7 +16,7 @@ STRUCTS = (
     *("gge_error", "gge_device_info", "gge_model_options", "gge_model_info"),
     *("gge_tokenize_options", "gge_engine_options", "gge_engine_info", "gge_encode_options"),
     *("gge_quantize_options", "gge_memory", "gge_tower_info", "gge_media_options", "gge_part"),
-    "gge_engine_stats",
+    *("gge_engine_stats", "gge_weights"),
 )
 
 

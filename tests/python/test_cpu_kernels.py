@@ -130,6 +130,35 @@ def test_the_estimate_knows_what_packed_weights_take(minilm, tmp_path, internals
     assert mapped < packed < 1.6 * mapped  # 5 and 6 bits lie in 8
 
 
+@pytest.mark.parametrize("kernels", ["auto", "upstream"])
+def test_info_and_the_estimate_state_what_the_weights_of_each_type_take(
+    kernels, minilm, tmp_path, internals
+):
+    path = quantize(minilm, tmp_path / "four.gguf", "Q4_K_M")
+    with Embedder(path, device="cpu", cpu_kernels=kernels) as embedder:
+        info = embedder.info()
+    needs = estimate(path, device="cpu", cpu_kernels=kernels)
+    assert info.weights == needs.weights
+
+    in_file: dict[str, int] = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        kind = tensor.tensor_type.name.lower()
+        in_file[kind] = in_file.get(kind, 0) + int(tensor.n_bytes)
+    stated: dict[str, int] = {}
+    for weights in info.weights:
+        kind = weights.type.lower()
+        stated[kind] = stated.get(kind, 0) + weights.file_bytes
+        assert weights.kernel or weights.memory_bytes == weights.file_bytes
+    assert stated == in_file
+    assert sum(w.memory_bytes for w in info.weights) == pytest.approx(needs.weights_host, rel=0.01)
+    in_use = sorted({w.kernel for w in info.weights} - {""})
+    assert ", ".join(in_use) == info.cpu_kernels
+    assert bool(in_use) == (kernels == "auto" and bool(internals.matmul_kernels("Q4_K")))
+    for w in info.weights:
+        if w.kernel and w.type == "q4_K":
+            assert w.memory_bytes > w.file_bytes  # 4.5 bits lie in 5
+
+
 def test_the_page_about_speed_states_what_packed_weights_of_each_type_take(internals):
     page = (Path(__file__).parents[2] / "docs" / "speed.md").read_text("utf-8")
     stated = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)

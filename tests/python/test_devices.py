@@ -217,6 +217,7 @@ print(json.dumps([dataclasses.asdict(n) for n in needs]))
 """)
     one, both, every = json.loads(line)
     assert one["weights_device"] > 0
+    assert one.pop("weights") == both.pop("weights") == every.pop("weights") != []
     assert both == every == {name: 2 * size for name, size in one.items()}
 
 

@@ -500,8 +500,12 @@ def test_doctor_refuses_half_a_comparison(run, tiny, args, message):
 def test_estimate_prints_a_table_and_json(run, tiny):
     status, out, err = run("estimate", tiny("qwen3-last"), "--device", "cpu", "--n-ctx", 512)
     assert (status, err) == (0, "")
-    table = [line.split() for line in out.decode().splitlines()]
+    memory, weights = out.decode().split("\n\n")
+    table = [line.split() for line in memory.splitlines()]
     assert [row[0] for row in table] == ["MiB", "weights", "cache", "compute", "output", "total"]
+    assert weights.startswith("weights  kernel ")
+    held = sum(float(line.split()[-1]) for line in weights.splitlines()[1:])
+    assert held == pytest.approx(float(table[1][1]), abs=0.2)
     assert float(table[-1][1]) == pytest.approx(sum(float(r[1]) for r in table[1:-1]), abs=0.3)
     options = ("--n-ubatch", 64, "--n-seq-max", 2, "--n-gpu-layers", 0, "--json")
     status, out, _ = run("estimate", tiny("qwen3-last"), *options)
