@@ -177,14 +177,14 @@ public:
 
     ggml_backend_buffer_type_t type() { return &type_; }
 
-    const Packing packing;
-
-private:
     static bool is_packed(const ggml_tensor *weights) {
         return weights->buffer != nullptr && weights->buffer->buft->iface.alloc_buffer == &alloc_buffer &&
                kernel_of(weights) != nullptr;
     }
 
+    const Packing packing;
+
+private:
     ggml_backend_buffer_type type_;
 };
 
