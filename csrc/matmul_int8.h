@@ -163,20 +163,31 @@ inline __m256i pairs_of(__m256i sums) {
     return _mm256_blend_epi16(sums, _mm256_srli_epi64(sums, 16), 2 | 2 << 4);
 }
 
-// offset: n
-template <typename Dots, typename F, int offset> void convert_together(const float *values, Inputs *blocks) {
+// What the values of eight blocks are rounded by.
+struct Steps {
+    __m256 scale;
+    alignas(__m256) float inverse[n_together];
+};
+
+template <typename F> Steps find_steps(const float *values) {
     constexpr float smallest = 1e-35F; // of which 127 / x is finite
     const __m256 of_block = largest_of(values);
     const __m256 largest = F::n_group > 1 ? largest_of_groups(of_block) : of_block;
-    const __m256 steps = _mm256_set1_ps(127.0F);
+    const __m256 n_steps = _mm256_set1_ps(127.0F);
     const __m256 has_steps = _mm256_cmp_ps(largest, _mm256_set1_ps(smallest), _CMP_GE_OQ); // the others are zeros
     const __m256 is_nan = _mm256_cmp_ps(largest, _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ);    // as infinity makes it
-    const __m256 scale = _mm256_or_ps(_mm256_and_ps(has_steps, _mm256_div_ps(largest, steps)), is_nan);
-    alignas(__m256) float inverse[n_together];
-    _mm256_store_ps(inverse, _mm256_and_ps(has_steps, _mm256_div_ps(steps, largest)));
+    Steps steps;
+    steps.scale = _mm256_or_ps(_mm256_and_ps(has_steps, _mm256_div_ps(largest, n_steps)), is_nan);
+    _mm256_store_ps(steps.inverse, _mm256_and_ps(has_steps, _mm256_div_ps(n_steps, largest)));
+    return steps;
+}
+
+// offset: n
+template <typename Dots, typename F, int offset>
+void round_together(const float *values, const Steps &steps, Inputs *blocks) {
     __m256i pair_sums[n_together];
     for (size_t b = 0; b < n_together; ++b) {
-        const __m256i bytes = round_block(values + b * block_values, inverse[b]);
+        const __m256i bytes = round_block(values + b * block_values, steps.inverse[b]);
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(blocks[b].values), bytes);
         pair_sums[b] = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
     }
@@ -184,7 +195,7 @@ template <typename Dots, typename F, int offset> void convert_together(const flo
     __m256i begin[2];
     Dots::template set_begin<offset>(begin, sums);
     const __m256i total = _mm256_add_epi32(total_of(sums.first), total_of(sums.second));
-    store_heads(_mm256_castps_si256(scale),
+    store_heads(_mm256_castps_si256(steps.scale),
                 F::n_group > 1 ? pairs_of(total) : _mm256_castps_si256(_mm256_cvtepi32_ps(total)), begin, blocks);
 }
 
@@ -197,13 +208,24 @@ void Int8Products<Isa, F>::convert(const float *row, size_t n_in, void *input) {
         float values[n_together * block_values] = {};
         Inputs all[n_together];
         std::memcpy(values, row, n_in * sizeof *row);
-        convert_together<Dots, F, offset>(values, all);
+        round_together<Dots, F, offset>(values, find_steps<F>(values), all);
         std::memcpy(blocks, all, n * sizeof *all);
         return;
     }
-    for (size_t b = 0; b < n; b += n_together) {
-        const size_t begin = smaller(b, n - n_together); // some twice, where the number is no multiple
-        convert_together<Dots, F, offset>(row + begin * block_values, blocks + begin);
+    // Far ahead, so that rounding does not wait for what it rounds by: a quarter of the time.
+    constexpr size_t n_ahead = 8;
+    constexpr size_t n_blocks_ahead = n_ahead * n_together;
+    const auto begin = [n](size_t b) { return smaller(b, n - n_together); }; // some twice, where n is no multiple
+    for (size_t first = 0; first < n; first += n_blocks_ahead) {
+        const size_t end = smaller(n, first + n_blocks_ahead);
+        Steps steps[n_ahead];
+        for (size_t b = first; b < end; b += n_together) {
+            steps[(b - first) / n_together] = find_steps<F>(row + begin(b) * block_values);
+        }
+        for (size_t b = first; b < end; b += n_together) {
+            round_together<Dots, F, offset>(row + begin(b) * block_values, steps[(b - first) / n_together],
+                                            blocks + begin(b));
+        }
     }
 }
 

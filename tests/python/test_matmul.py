@@ -192,7 +192,7 @@ def test_products_are_those_of_the_weights(case, n_out):
 
 @pytest.mark.parametrize("case", cases(floats=()), indirect=True)
 def test_activations_are_rounded_to_the_same_bits_as_one_block_at_a_time(case):
-    for n_in in (32, 96, 256, 288, 1024):
+    for n_in in (32, 96, 256, 288, 1024, 2304, 2336):
         if n_in % 256 != 0 and case.kind in SUPERBLOCKS:
             continue
         rows = activations(9, n_in) * np.float32(10) ** np.arange(-34, 29, 7)[:, None]
