@@ -411,9 +411,12 @@ void Engine::end_turn(Seat &seat) noexcept {
         if (job->has_media() && !job->abort) {
             scheduler_.set_left(job->number, job->n_left, job->n_total - job->n_done);
         }
-        if (job->over() && job->n_computing > 0) {
+        if (!job->over()) { // asked once: others that compute for it may be about to end it
+            continue;
+        }
+        if (job->n_computing > 0) {
             stop_computing(*job);
-        } else if (job->over()) {
+        } else {
             seat.ended.push_back(end(*job));
         }
     }

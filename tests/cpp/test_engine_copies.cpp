@@ -408,6 +408,6 @@ TEST(a_call_with_media_is_computed_by_one_copy_at_a_time) {
 TEST(rows_of_many_threads_are_those_of_calls_on_their_own) {
     for (const auto kind : {causal, cacheless}) {
         const Setup s(kind, 3);
-        fake::Crowd(s, 20).run(8, 300);
+        fake::Crowd(s, 20).run(8, 3000);
     }
 }
