@@ -66,7 +66,7 @@ inline void read_fifth_bits(const uint8_t *bytes, WeightBlock &block) {
 
 // A scale, perhaps a min, perhaps the fifth bits, and four bits of each value.
 template <int offset_, bool has_min, bool has_fifth_bits>
-struct ReadNibbles : Reader<32, 18 + (has_min ? 2 : 0) + (has_fifth_bits ? 4 : 0), offset_> {
+struct ReadNibbles : Reader<32, size_t{18} + (has_min ? 2U : 0U) + (has_fifth_bits ? 4U : 0U), offset_> {
     static WeightBlock read(const void *weights, size_t n_in, size_t row, size_t b) {
         const uint8_t *p = ReadNibbles::find(weights, n_in, row, b);
         WeightBlock block;
