@@ -172,6 +172,8 @@ def main() -> None:
         for line in lines(module, args):
             results.append(measure(module, torch, line, args.seconds))
             print(report.table(results[-1:], columns).splitlines()[-1], file=sys.stderr, flush=True)
+    if not results:
+        parser.error("no kernel of that name, or no type whose blocks fit the rows")
     print(report.table(results, columns))
     if not args.no_save:
         suffix = f"-matmul{args.label}"

@@ -37,6 +37,7 @@ template <int n_bits_, size_t n_scales_, bool has_offset_, size_t n_group_ = 1, 
     static constexpr size_t n_scales = n_scales_;
     static constexpr bool has_offset = has_offset_;
     static constexpr size_t n_group = n_group_;
+    static constexpr bool has_groups = n_group > 1;
     static constexpr bool has_table = has_table_;
     static_assert(n_group == 1 || n_group == 4);
 };
@@ -55,8 +56,7 @@ template <typename Isa, typename F> struct Int8Products {
     static constexpr size_t n_panel = n_vectors * Isa::width; // rows of the weights
     static constexpr size_t n_tokens = Dots::n_tokens;
     static constexpr size_t line_bytes = n_panel * sizeof(uint16_t); // a half of each row
-    static constexpr bool has_groups = F::n_group > 1;
-    static constexpr size_t min_bytes = F::has_offset ? 0 : line_bytes + (has_groups ? F::n_group * n_panel : 0);
+    static constexpr size_t min_bytes = F::has_offset ? 0 : line_bytes + (F::has_groups ? F::n_group * n_panel : 0);
     static constexpr size_t scale_bytes = F::n_scales * line_bytes;
     static constexpr size_t value_bytes = n_panel * block_values * F::stored_bits / 8;
     static constexpr size_t block_bytes = scale_bytes + value_bytes;
@@ -172,7 +172,7 @@ struct Steps {
 template <typename F> Steps find_steps(const float *values) {
     constexpr float smallest = 1e-35F; // of which 127 / x is finite
     const __m256 of_block = largest_of(values);
-    const __m256 largest = F::n_group > 1 ? largest_of_groups(of_block) : of_block;
+    const __m256 largest = F::has_groups ? largest_of_groups(of_block) : of_block;
     const __m256 n_steps = _mm256_set1_ps(127.0F);
     const __m256 has_steps = _mm256_cmp_ps(largest, _mm256_set1_ps(smallest), _CMP_GE_OQ); // the others are zeros
     const __m256 is_nan = _mm256_cmp_ps(largest, _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ);    // as infinity makes it
@@ -196,7 +196,7 @@ void round_together(const float *values, const Steps &steps, Inputs *blocks) {
     Dots::template set_begin<offset>(begin, sums);
     const __m256i total = _mm256_add_epi32(total_of(sums.first), total_of(sums.second));
     store_heads(_mm256_castps_si256(steps.scale),
-                F::n_group > 1 ? pairs_of(total) : _mm256_castps_si256(_mm256_cvtepi32_ps(total)), begin, blocks);
+                F::has_groups ? pairs_of(total) : _mm256_castps_si256(_mm256_cvtepi32_ps(total)), begin, blocks);
 }
 
 template <typename Isa, typename F>
@@ -296,7 +296,7 @@ private:
     // i: block of the group
     static void put_min(char *mins, size_t i, size_t r, const WeightBlock &from, float power) {
         put_half(mins + r * sizeof(uint16_t), from.min_scale / power);
-        if constexpr (P::has_groups) {
+        if constexpr (F::has_groups) {
             mins[P::line_bytes + i / 2 * 2 * P::n_panel + 2 * r + i % 2] = static_cast<char>(from.min);
         }
     }
@@ -461,7 +461,7 @@ template <size_t n>
 #pragma GCC unroll 8
         for (size_t t = 0; t < n; ++t) {
             Floats total = Isa::all(rows[t].sum);
-            if constexpr (has_groups) {
+            if constexpr (F::has_groups) {
                 Ints dot = Isa::all(0);
 #pragma GCC unroll 4
                 for (size_t i = 0; i < F::n_group; i += 2) {
@@ -497,7 +497,7 @@ template <typename Isa, typename F> template <size_t n> void Int8Products<Isa, F
                 sums[t][j] = Isa::multiply_add(Isa::all(first[t].scale), scaled[t][j], sums[t][j]);
             }
         }
-        if constexpr (has_groups) {
+        if constexpr (F::has_groups) {
             keep_in_memory(sums);
         }
     }

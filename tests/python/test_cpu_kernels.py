@@ -156,7 +156,7 @@ def test_info_and_the_estimate_state_what_the_weights_of_each_type_take(
     assert bool(in_use) == (kernels == "auto" and bool(internals.matmul_kernels("Q4_K")))
     for w in info.weights:
         if w.kernel and w.type == "q4_K":
-            assert w.memory_bytes > w.file_bytes  # 4.5 bits lie in 5
+            assert w.memory_bytes > w.file_bytes  # 4.5 bits lie in 4.9
 
 
 def test_the_page_about_speed_states_what_packed_weights_of_each_type_take(internals):
